@@ -1,0 +1,262 @@
+"""Where a codec and a family meet: raw items in, raw items out. No other room holds both."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from morphogen.contracts import Batch, Given, HasLatent, HasLogProb, Partial, Raw, Request, Sample
+from morphogen.errors import UsageError
+from morphogen.spaces import Array, Record, Space, Tokens
+
+
+# ------------------------------------------------------------------ trees of tensors (a Record is a dict)
+def stack(samples: Sequence[Sample]) -> Any:
+    """Samples of equal shape to one tensor (or dict of tensors) with a leading batch axis."""
+    if isinstance(samples[0], dict):
+        return {k: stack([s[k] for s in samples]) for k in samples[0]}  # type: ignore[index]
+    return torch.from_numpy(np.stack(samples))  # type: ignore[arg-type]
+
+
+def pick(tree: Any, i: Any) -> Any:
+    """Index the batch axis of a tensor, a dict of tensors or None."""
+    if isinstance(tree, dict):
+        return {k: pick(v, i) for k, v in tree.items()}
+    return None if tree is None else tree[i]
+
+
+def to(tree: Any, device: torch.device | str) -> Any:
+    """Move a tree to a device."""
+    if isinstance(tree, dict):
+        return {k: to(v, device) for k, v in tree.items()}
+    return None if tree is None else tree.to(device)
+
+
+def join(trees: Sequence[Any]) -> Any:
+    """Concatenate trees along the batch axis."""
+    if isinstance(trees[0], dict):
+        return {k: join([t[k] for t in trees]) for k in trees[0]}
+    return None if trees[0] is None else torch.cat(list(trees))
+
+
+def rows_of(tree: Any) -> int:
+    """How many rows a tree holds."""
+    return rows_of(next(iter(tree.values()))) if isinstance(tree, dict) else len(tree)
+
+
+def paste(x: Any, value: Any, known: Any) -> Any:
+    """`value` where known, else x."""
+    if isinstance(x, dict):
+        return {k: paste(x[k], value[k], known[k]) for k in x}
+    return torch.where(known, value.to(x.dtype), x)
+
+
+def sample_of(tree: Any, i: int) -> Sample:
+    """Row i as a host-side sample: float32 or int64 numpy."""
+    if isinstance(tree, dict):
+        return {k: sample_of(v, i) for k, v in tree.items()}
+    row = tree[i].detach().cpu()
+    return (row.float() if row.is_floating_point() else row).numpy()
+
+
+def collate(samples: Sequence[Sample], space: Space) -> tuple[Any, Tensor | None]:
+    """Samples to tensors of one shape. Ragged tokens are padded with their end id; the mask is true up to the first end."""
+    if isinstance(space, Record):
+        return {k: collate([s[k] for s in samples], field)[0] for k, field in space.fields}, None  # type: ignore[index]
+    if not isinstance(space, Tokens) or space.end is None:
+        return stack(samples), None
+    x = np.full((len(samples), space.length), space.end, np.int64)
+    for row, sample in zip(x, samples):
+        row[: len(sample)] = sample  # type: ignore[assignment]
+    tokens = torch.from_numpy(x)
+    return tokens, real_positions(tokens, space.end)
+
+
+def real_positions(tokens: Tensor, end: int) -> Tensor:
+    """(B, L) True up to and including the first end."""
+    is_end = tokens == end
+    return (is_end.cumsum(1) == 0) | ((is_end.cumsum(1) == 1) & is_end)
+
+
+@dataclass
+class Scores:
+    """Log-probabilities of raw items in nats, in the codec's own Space; `kind` says what they are."""
+
+    total: np.ndarray
+    kind: str
+
+
+class Model:
+    """Codec, condition codecs, bridges and a family, working together on raw items.
+
+    `tile`: rows a drawing step always has (short ones are padded), because kernels round differently at different
+    shapes: with it fixed, a sample depends on its key alone and not on its neighbours.
+    """
+
+    def __init__(self, codec: Any, family: Any, bridges: Sequence[Any] = (), conditions: dict[str, Any] | None = None, tile: int = 16) -> None:
+        self.codec, self.family, self.conditions, self.tile = codec, family, dict(conditions or {}), tile
+        self.bridges = nn.ModuleList(bridges)
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> Model:
+        """Move weights; inputs follow by themselves."""
+        self.device = torch.device(device)
+        self.family.to(device), self.bridges.to(device)
+        return self
+
+    def eval(self) -> Model:
+        self.family.eval(), self.bridges.eval()
+        return self
+
+    # -------------------------------------------------------------- inward: raw -> family Space
+    def inward(self, x: Any, mask: Tensor | None = None) -> tuple[Any, Tensor | None]:
+        """Codec Space -> family Space through the bridges."""
+        for bridge in self.bridges:
+            x, mask = bridge.encode(x, mask)
+        return x, mask
+
+    def given_inward(self, given: Given | None) -> Given | None:
+        """Known values through the bridges; None when one of them cannot pass any."""
+        for bridge in self.bridges:
+            given = None if given is None else bridge.given(given)
+        return given
+
+    def cond(self, cond: dict[str, Sequence[Any]] | None) -> dict[str, Tensor]:
+        """Raw condition values (one a row) to tensors. Raises UsageError for a name this model does not know."""
+        for name in cond or {}:
+            if name not in self.conditions:
+                known = ", ".join(self.conditions) or "nothing: train with --cond first"
+                raise UsageError(f"the model has no condition '{name}'", remedy=f"it knows {known}")
+        return {k: stack([self.conditions[k].encode(v) for v in values]).to(self.device) for k, values in (cond or {}).items()}
+
+    def batch(self, raws: Sequence[Raw], keys: Tensor, cond: dict[str, Sequence[Any]] | None = None) -> Batch:
+        """Raw items as a training or scoring batch of weight 1."""
+        x, mask = collate([self.codec.encode(r) for r in raws], self.codec.space)
+        x, mask = self.inward(to(x, self.device), to(mask, self.device))
+        keys = keys.to(self.device)
+        return Batch(x, keys, torch.ones(len(raws), device=self.device), mask, self.cond(cond))
+
+    # -------------------------------------------------------------- drawing
+    def stream(
+        self,
+        keys: Tensor,
+        *,
+        cond: dict[str, Sequence[Any]] | None = None,
+        given: Sequence[Raw] | None = None,
+        sampling: Any = None,
+        length: int | None = None,
+    ) -> Iterator[tuple[Tensor, Partial, Callable[[], list[Raw]]]]:
+        """Draw one item a key, tile by tile: (row numbers, Partial, function that decodes these rows now).
+
+        Raises UsageError when known values are asked of a model that cannot take them.
+        """
+        self.eval()
+        keys, conditions, sampling = keys.to(self.device), self.cond(cond), sampling or self.family.Sampling()
+        known = self._given(given)
+        inner = self.given_inward(known)
+        if known is not None and (inner is None or self.family.infill == "none"):
+            raise UsageError("this model cannot keep known values", remedy="train with --family masked, diffusion, flow or cart")
+        for start in range(0, len(keys), self.tile):
+            rows = torch.arange(start, min(start + self.tile, len(keys)), device=self.device)
+            i = torch.cat([rows, rows[:1].expand(self.tile - len(rows))])
+            part_given = None if inner is None else Given(pick(inner.x, i), pick(inner.known, i))
+            request = Request(keys[i], pick(conditions, i), part_given, length, sampling)
+            outer = None if known is None else Given(pick(known.x, i), pick(known.known, i))
+            for part in self.family.stream(request):
+                yield rows, part, lambda z=part.x, i=i, n=len(rows), outer=outer: self._raws(z, keys[i], outer, n)
+
+    def generate(self, keys: Tensor, *, progress: Callable[[float], None] | None = None, **options: Any) -> list[Raw]:
+        """Drain `stream`: one raw item a key, in order. `progress` is told the finished share."""
+        out: list[Raw] = []
+        for rows, part, raws in self.stream(keys, **options):
+            if progress:
+                progress((len(out) + part.progress * len(rows)) / len(keys))
+            if part.done:
+                out.extend(raws())
+        return out
+
+    def _given(self, given: Sequence[Raw] | None) -> Given | None:
+        if given is None:
+            return None
+        parts = [self.codec.given(raw) for raw in given]
+        if isinstance(self.codec.space, Tokens):  # open ends differ in length: unknown positions follow
+            length = self.codec.space.length
+            x, known = np.zeros((len(parts), length), np.int64), np.zeros((len(parts), length), bool)
+            for i, p in enumerate(parts):
+                x[i, : len(p.x)], known[i, : len(p.known)] = p.x[:length], p.known[:length]
+            both = Given(torch.from_numpy(x), torch.from_numpy(known))
+        else:
+            both = Given(stack([p.x for p in parts]), stack([p.known for p in parts]))
+        return Given(to(both.x, self.device), to(both.known, self.device))
+
+    @torch.no_grad()
+    def outward(self, z: Any, keys: Tensor) -> Any:
+        """Family Space -> codec Space through the bridges."""
+        for bridge in reversed(self.bridges):  # type: ignore[call-overload]
+            z = bridge.decode(z, keys)
+        return z
+
+    def _raws(self, z: Any, keys: Tensor, given: Given | None, n: int) -> list[Raw]:
+        x = self.outward(z, keys)
+        if given is not None and rows_of(x) == rows_of(given.x) and _same_shape(x, given.x):
+            x = paste(x, given.x, given.known)
+        x = to(x, "cpu")
+        return [self.codec.decode(sample_of(x, j)) for j in range(n)]
+
+    # -------------------------------------------------------------- likelihood and latents
+    @torch.no_grad()
+    def log_prob(self, raws: Sequence[Raw], keys: Tensor, cond: dict[str, Sequence[Any]] | None = None, chunk: int = 64) -> Scores | None:
+        """Log-probability in the codec's Space, (N,) nats; None when a bridge or the family makes that not comparable."""
+        if not isinstance(self.family, HasLogProb):
+            return None
+        self.eval()
+        totals, kind = [], "exact"
+        for start in range(0, len(raws), chunk):
+            part = slice(start, start + chunk)
+            x, mask = collate([self.codec.encode(r) for r in raws[part]], self.codec.space)
+            x, mask = to(x, self.device), to(mask, self.device)
+            extra: Tensor | float = 0.0
+            for bridge in self.bridges:
+                volume = bridge.volume(x)
+                if volume is None:
+                    return None
+                extra = extra + volume
+                x, mask = bridge.encode(x, mask)
+            weight = torch.ones(rows_of(x), device=self.device)
+            cond_part = {k: v[part] for k, v in (cond or {}).items()}
+            scored = self.family.log_prob(Batch(x, keys[part].to(self.device), weight, mask, self.cond(cond_part)))
+            totals.append((scored.total + extra).double().cpu())
+            kind = scored.kind
+        return Scores(torch.cat(totals).numpy(), kind)
+
+    @torch.no_grad()
+    def encode(self, raws: Sequence[Raw]) -> Tensor:
+        """The family's latent of raw items. Raises UsageError when it has none."""
+        if not isinstance(self.family, HasLatent):
+            raise UsageError("this model has no latent", remedy="train with --family vae")
+        x, _ = collate([self.codec.encode(r) for r in raws], self.codec.space)
+        return self.family.encode(self.inward(to(x, self.device))[0])
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, keys: Tensor) -> list[Raw]:
+        """Raw items of latents (the inverse of `encode`, as well as the family can)."""
+        return self._raws(self.family.decode(z), keys, None, len(z))
+
+    def parameters(self) -> int:
+        """Trained numbers in the family (buffers of classical families counted too)."""
+        return sum(p.numel() for p in self.family.parameters()) or sum(b.numel() for b in self.family.buffers())
+
+
+def _same_shape(x: Any, y: Any) -> bool:
+    if isinstance(x, dict):
+        return all(_same_shape(x[k], y[k]) for k in x)
+    return x.shape[1:] == y.shape[1:]
+
+
+def home_space(space: Space) -> str:
+    """The word for a Space's kind."""
+    return {Array: "array", Tokens: "tokens", Record: "record"}[type(space)]

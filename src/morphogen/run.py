@@ -1,0 +1,196 @@
+"""The run folder: everything needed to draw again, and to make the run again. Knows the files; `model.py` knows the maths."""
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from morphogen.config import asdict, make
+from morphogen.errors import FormatError
+from morphogen.files import read_json, write_bytes, write_json, write_text
+from morphogen.registry import resolve
+
+VERSION = 1
+LARGEST_HEADER = 16 << 20
+
+
+class Run:
+    """A folder: recipe.toml, codec/, conditions/, bridges/, model.safetensors, state/, metrics.jsonl, samples/, report.html, card.md, provenance.json."""
+
+    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
+        self.path, self.recipe = Path(path), recipe
+
+    # ---------------------------------------------------------------- writing
+    def save_recipe(self) -> None:
+        import tomli_w
+
+        write_text(self.path / "recipe.toml", tomli_w.dumps(_plain({"version": VERSION, **self.recipe})))
+
+    def save_parts(self, model: Any) -> None:
+        """Codec and condition states: plain JSON, written before training starts."""
+        write_json(self.path / "codec" / "state.json", model.codec.state())
+        for name, codec in model.conditions.items():
+            write_json(self.path / "conditions" / f"{name}.json", codec.state())
+
+    def save_model(self, model: Any, weights: dict[str, Any]) -> str:
+        """Family weights (as given: an average, usually) and bridges as one safetensors file; returns its SHA-256."""
+        import hashlib
+
+        from safetensors.torch import save
+
+        tensors = {f"family.{k}": v for k, v in weights.items()} | {f"bridges.{k}": v for k, v in model.bridges.state_dict().items()}
+        blob = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata={"format": "pt"})
+        write_bytes(self.path / "model.safetensors", blob)
+        return hashlib.sha256(blob).hexdigest()
+
+    def adopt_parent(self, parent: Run) -> None:
+        """Copy the small files of the run whose latent this one models; its weights travel in our own file."""
+        target = self.path / "bridges" / "0"
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("recipe.toml", "codec", "conditions", "bridges"):
+            source = parent.path / name
+            if source.is_dir():
+                shutil.copytree(source, target / name, dirs_exist_ok=True)
+            elif source.exists():
+                shutil.copy(source, target / name)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a line cut short by a crash is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        out = []
+        for line in lines:
+            try:
+                out.append(json.loads(line))
+            except ValueError:
+                continue
+        return out
+
+    def provenance(self) -> dict[str, Any]:
+        return read_json(self.path / "provenance.json") if (self.path / "provenance.json").exists() else {}
+
+    # ---------------------------------------------------------------- reading
+    @classmethod
+    def load(cls, path: Path | str) -> Run:
+        """Open a run folder. Raises FormatError saying what is missing or made by a newer version."""
+        path = Path(path).expanduser()
+        recipe = path / "recipe.toml"
+        if not recipe.is_file():
+            pickled = next((p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth")), "") if path.is_dir() else ""
+            remedy = f"{pickled} is a pickle file; convert it elsewhere" if pickled else "give the folder that `morphogen train --out` wrote"
+            raise FormatError("not a run folder (no recipe.toml)", where=path, remedy=remedy)
+        try:
+            values = tomllib.loads(recipe.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise FormatError(f"recipe.toml cannot be read ({error})", where=path, remedy="restore it") from None
+        if values.get("version", 0) > VERSION:
+            raise FormatError(f"made by a newer version (recipe {values['version']})", where=path, remedy="update morphogen")
+        return cls(path, values)
+
+    def finished(self) -> bool:
+        return (self.path / "model.safetensors").is_file()
+
+    def build(self, device: str = "cpu") -> Any:
+        """The model with its codec, conditions and bridges, weights not yet loaded."""
+        from morphogen.model import Model
+
+        r = self.recipe
+        codec_class = resolve("codec", r["codec"]["name"])
+        codec = codec_class(make(codec_class.Config, r["codec"].get("config")))
+        codec.load(read_json(self.path / "codec" / "state.json"))
+        conditions = {}
+        for name, kind in r.get("conditions", {}).items():
+            conditions[name] = resolve("condition", kind)()
+            conditions[name].load(read_json(self.path / "conditions" / f"{name}.json"))
+        kind = resolve("family", r["family"]["name"])
+        bridges = build_bridges(codec.space, kind.accepts, self._parent())
+        self._load_bridges(bridges, device)
+        space = bridges[-1].target if bridges else codec.space
+        family = kind(space, {k: c.space for k, c in conditions.items()}, make(kind.Config, r["family"].get("config")))
+        return Model(codec, family, bridges, conditions, r["generation"]["tile"]).to(device)
+
+    def _parent(self) -> Any:
+        path = self.path / "bridges" / "0"
+        return Run(path, Run.load(path).recipe).build() if (path / "recipe.toml").is_file() else None
+
+    def model(self, device: str = "cpu") -> Any:
+        """The trained model, ready to draw. Raises FormatError when a tensor is missing or of the wrong shape."""
+        if not self.finished():
+            raise FormatError("the run has no trained model yet", where=self.path, remedy="finish it with `morphogen train … --resume`")
+        model = self.build(device)
+        tensors = read_tensors(self.path / "model.safetensors", device)
+        weights = {k.removeprefix("family."): v for k, v in tensors.items() if k.startswith("family.")}
+        try:
+            model.family.load_state_dict(weights)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())[:200]
+            raise FormatError(f"weights do not fit the recipe ({detail})", where=self.path, remedy="the run folder was mixed up or damaged") from None
+        return model.eval()
+
+    def _load_bridges(self, bridges: list[Any], device: str) -> None:
+        """Bridges decide the family's Space, so their fitted buffers come first. Only their tensors are read here."""
+        from torch.nn import ModuleList
+
+        source = self.path / "model.safetensors"
+        if not bridges or not source.is_file():
+            source = self.path / "bridges" / "fitted.safetensors"
+        if bridges and source.is_file():
+            tensors = read_tensors(source, device, prefix="bridges.")
+            ModuleList(bridges).load_state_dict({k.removeprefix("bridges."): v for k, v in tensors.items()})
+
+    def save_bridges(self, model: Any) -> None:
+        """Fitted bridges before training starts, for --resume."""
+        from safetensors.torch import save
+
+        if len(model.bridges):
+            tensors = {f"bridges.{k}": v.detach().cpu().contiguous().clone() for k, v in model.bridges.state_dict().items()}
+            write_bytes(self.path / "bridges" / "fitted.safetensors", save(tensors))
+
+
+def build_bridges(space: Any, accepts: tuple[type, ...], parent: Any = None) -> list[Any]:
+    """The chain from a codec's Space to one the family accepts, through a trained run's latent when one is given."""
+    from morphogen.bridges import route
+
+    if parent is None:
+        return list(route(space, accepts))
+    from morphogen.bridges.learned import Learned
+
+    learned = Learned(list(parent.bridges), parent.family)
+    return [learned, *route(learned.target, accepts)]
+
+
+def read_tensors(path: Path, device: str = "cpu", prefix: str = "") -> dict[str, Any]:
+    """Tensors of a safetensors file after a look at its header: size, and what kind of file it really is. Raises FormatError."""
+    from safetensors import SafetensorError, safe_open
+
+    with path.open("rb") as file:
+        head = file.read(512)
+    size = int.from_bytes(head[:8], "little")
+    if head.startswith(b"version https://git-lfs"):
+        raise FormatError("this is a git-LFS pointer, not the model", where=path, remedy="fetch the real file with git lfs pull")
+    if head.lstrip()[:1] == b"<" or size > min(LARGEST_HEADER, path.stat().st_size):
+        raise FormatError("not a safetensors file", where=path, remedy="a web page or a damaged download was saved under this name")
+    try:
+        with safe_open(str(path), framework="pt", device=device) as file:
+            return {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise FormatError(f"damaged safetensors ({error})", where=path, remedy="restore the file") from None
+
+
+def _plain(value: Any) -> Any:
+    """TOML has no null: fields without a value are left out."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def config_values(config: Any) -> dict[str, Any]:
+    """A config dataclass ready for recipe.toml."""
+    return _plain(asdict(config)) if config is not None else {}

@@ -1,0 +1,135 @@
+"""Encoded items as tensors, and the batches made of them: order, augmentation and hidden parts are functions of keys."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from morphogen.contracts import Batch, Given, Item
+from morphogen.model import Model, collate, join, pick, rows_of, to
+from morphogen.sampling import draws
+from morphogen.spaces import Array, Record, Space, Tokens
+
+
+class Dataset:
+    """All items in the codec's Space, on the host; `batch` brings some of them into the family's Space.
+
+    Bridges run once here, unless augmentation or drawn `given` masks make each visit different.
+    """
+
+    def __init__(self, model: Model, items: Sequence[Item], chunk: int = 1024) -> None:
+        self.model, self.n = model, len(items)
+        self.x, self.mask = collate([model.codec.encode(item.raw) for item in items], model.codec.space)
+        self.cond: dict[str, Tensor] = {}
+        for name, codec in model.conditions.items():
+            self.cond.update(model.cond({name: [item.cond.get(name) for item in items]}))
+            del codec
+        self.cond = to(self.cond, "cpu")
+        self.with_given = bool(getattr(model.family.config, "given", False))
+        self.symmetry = model.codec.space.symmetry if isinstance(model.codec.space, Array) else ()
+        self._inner: tuple[Any, Tensor | None] | None = None
+        if not self.with_given and not self.symmetry:
+            parts = [self._inward(torch.arange(i, min(i + chunk, self.n))) for i in range(0, self.n, chunk)]
+            self._inner = (join([p[0] for p in parts]), join([p[1] for p in parts]))
+
+    def _inward(self, ids: Tensor) -> tuple[Any, Tensor | None]:
+        with torch.no_grad():
+            x, mask = self.model.inward(to(pick(self.x, ids), self.model.device), to(pick(self.mask, ids), self.model.device))
+        return to(x, "cpu"), to(mask, "cpu")
+
+    def batch(self, ids: Tensor, keys: Tensor, weight: Tensor | None = None, *, plain: bool = False) -> Batch:
+        """Items `ids` with draw keys `keys`. `plain`: no augmentation, nothing hidden (held-out loss, calibration)."""
+        device = self.model.device
+        weight = torch.ones(len(ids)) if weight is None else weight
+        given = None
+        if self._inner is not None:
+            x, mask = pick(self._inner[0], ids), pick(self._inner[1], ids)
+        else:
+            x, mask = pick(self.x, ids), pick(self.mask, ids)
+            if not plain and isinstance(x, Tensor):
+                x = augment(x, keys, self.symmetry)
+            x, mask = to(x, device), to(mask, device)
+            if self.with_given and not plain:
+                known = hide(self.model.codec.space, keys, rows_of(x))
+                given = self.model.given_inward(Given(x, to(known, device)))
+            with torch.no_grad():
+                x, mask = self.model.inward(x, mask)
+        return Batch(to(x, device), keys.to(device), weight.to(device), to(mask, device), to(pick(self.cond, ids), device), given)
+
+    def batches(self, size: int, seed: int = 0) -> Iterator[Batch]:
+        """One pass in order, nothing hidden: what classical families fit on."""
+        for start in range(0, self.n, size):
+            ids = torch.arange(start, min(start + size, self.n))
+            yield self.batch(ids, draws.derive(ids, f"pass.{seed}"), plain=True)
+
+
+def order(n: int, batch: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, keys, weight) of training step `step`: a function of its arguments alone, so resume needs no cursor.
+
+    Every epoch is a fresh order of all items; a short last window is topped up with rows of weight 0. When there are
+    fewer items than a batch holds, items repeat under different keys.
+    """
+    per_epoch = max(1, -(-n // batch))
+    epoch, at = divmod(step, per_epoch)
+    repeats = -(-batch // n) if n < batch else 1
+    items = torch.arange(n * repeats)
+    keys = draws.derive(items, f"train.{seed}", epoch)
+    window = keys.argsort()[at * batch : (at + 1) * batch]
+    weight = torch.ones(batch)
+    weight[len(window) :] = 0
+    window = torch.cat([window, window[:1].expand(batch - len(window))])
+    return window % n, keys[window], weight
+
+
+def augment(x: Tensor, keys: Tensor, symmetry: tuple[str, ...]) -> Tensor:
+    """Use the Space's symmetries: each row is transformed or not by its key. x (B, C, *space)."""
+    shape = (-1, *[1] * (x.ndim - 1))
+    if "flip_x" in symmetry:
+        x = torch.where((draws.uniform(keys, "flip_x") < 0.5).view(shape), x.flip(-1), x)
+    if "flip_y" in symmetry and x.ndim > 3:
+        x = torch.where((draws.uniform(keys, "flip_y") < 0.5).view(shape), x.flip(-2), x)
+    if "rot90" in symmetry and x.ndim == 4 and x.shape[-1] == x.shape[-2]:
+        turns = (draws.uniform(keys, "rot90") * 4).long().view(shape)
+        x = torch.stack([x.rot90(k, (-2, -1)) for k in range(4)]).gather(0, turns.expand_as(x)[None])[0]
+    if "shift" in symmetry:
+        moved = [torch.roll(row, int(s), -1) for row, s in zip(x, (draws.uniform(keys, "shift") * x.shape[-1]).long())]
+        x = torch.stack(moved)
+    return x
+
+
+def hide(space: Space, keys: Tensor, n: int) -> Any:
+    """Draw what is known (bool) for each row: half of the rows know nothing, the others a random part.
+
+    Record: each field by a row-wise rate. Array (C, *space): all but a random box, or only the box, broadcast over C.
+    Tokens: all but one random span.
+    """
+    none = draws.uniform(keys, "hide.none") < 0.5
+    match space:
+        case Record():
+            rate = draws.uniform(keys, "hide.rate")
+            return {k: ((draws.uniform(keys, f"hide.{k}") < rate) & ~none)[:, None].expand(-1, _width(s)) for k, s in space.fields}
+        case Tokens():
+            box = _span(keys, "hide.span", space.length)
+            return ~box & ~none[:, None]
+        case Array():
+            sides = [n_ or 1 for n_ in space.shape[1:]]
+            box = torch.ones(n, *[1] * len(sides), dtype=torch.bool)
+            for axis, side in enumerate(sides):
+                view = [n, *[1] * len(sides)]
+                view[axis + 1] = side
+                box = box & _span(keys, f"hide.{axis}", side).view(view)
+            inside = (draws.uniform(keys, "hide.side") < 0.5).view(-1, *[1] * len(sides))
+            return (torch.where(inside, box, ~box) & ~none.view(-1, *[1] * len(sides)))[:, None]
+
+
+def _width(space: Space) -> int:
+    return space.length if isinstance(space, Tokens) else (space.shape[0] or 1) if isinstance(space, Array) else 1
+
+
+def _span(keys: Tensor, name: str, n: int) -> Tensor:
+    """(B, n) True inside a random interval."""
+    ends = draws.uniform(keys, name, 0, (2,)).sort(1).values * n
+    at = torch.arange(n)
+    return (at >= ends[:, :1].floor()) & (at <= ends[:, 1:])

@@ -1,0 +1,26 @@
+"""An exponential moving average of weights: what is drawn from (Polyak & Juditsky 1992)."""
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Follows a module's parameters; buffers are copied. The average warms up: decay(t) = min(decay, (1+t)/(10+t))."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self._pairs = list(zip(self.module.parameters(), module.parameters(), strict=True))
+        self._buffers = list(zip(self.module.buffers(), module.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Call after optimiser step `step` (counted from 1)."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        averages, currents = [a for a, _ in self._pairs], [c.detach() for _, c in self._pairs]
+        torch._foreach_lerp_(averages, currents, weight)
+        for kept, now in self._buffers:
+            kept.copy_(now)

@@ -1,0 +1,48 @@
+"""What a training run is told, and the schedule of the learning rate."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. Defaults come from the family; every value is saved and can be overridden."""
+
+    steps: int = 0
+    "Optimiser steps; 0 means: measured from --minutes, then frozen."
+    batch: int = 128
+    "Items a step."
+    windows: int = 1
+    "Micro-batches a step is split into, to save memory; the gradient is the same."
+    lr: float = 1e-3
+    "Peak learning rate."
+    betas: tuple[float, float] = (0.9, 0.99)
+    "Moments of AdamW (Loshchilov & Hutter 2019)."
+    weight_decay: float = 0.01
+    "Decoupled weight decay on matrices."
+    clip: float = 1.0
+    "Largest gradient norm; 0 is off."
+    warmup: float = 0.05
+    "Share of the steps in which the rate rises."
+    cooldown: float = 0.4
+    "Share of the steps in which the rate falls linearly to nothing."
+    ema: float = 0.05
+    "Half-life of the weight average as a share of the steps; 0 is off."
+    keep: str = "last"
+    "last, or best: the average with the lowest held-out loss."
+    previews: int = 5
+    "How many times samples are drawn while training."
+    checks: int = 20
+    "How many times the held-out loss is measured."
+
+
+def rate(config: TrainConfig, step: int) -> float:
+    """The factor on the learning rate at `step` of `config.steps`: warm-up, constant, linear decay to 0."""
+    total = max(1, config.steps)
+    warm, cool = max(1.0, config.warmup * total), max(1.0, config.cooldown * total)
+    return min(1.0, (step + 1) / warm, max(0.0, (total - step) / cool))
+
+
+def ema_decay(config: TrainConfig) -> float:
+    """The decay whose half-life is `ema` × steps."""
+    return 0.5 ** (1 / max(1.0, config.ema * config.steps)) if config.ema else 0.0

@@ -1,0 +1,237 @@
+"""The loop: losses are sums, divided once; the order of data and every draw are functions of (seed, step, item)."""
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from morphogen.contracts import Adapts, Batch, Calibrates
+from morphogen.errors import Interrupted, MorphogenError
+from morphogen.model import Model, to
+from morphogen.sampling import draws
+from morphogen.training import checkpoint
+from morphogen.training.data import Dataset, order
+from morphogen.training.ema import EMA
+from morphogen.training.optim import TrainConfig, ema_decay, rate
+
+Log = dict[str, Any]
+
+
+class Diverged(MorphogenError):
+    """The loss stopped being a number and stayed so."""
+
+    code, exit_code = "diverged", 5
+
+
+class Trainer:
+    """Trains a model's family on a Dataset. `parallel` wraps the family from outside; its forward is the loss.
+
+    The loop holds no clock: `config.steps` decides. `step()` is one optimiser step over all windows and phases.
+    """
+
+    def __init__(self, model: Model, data: Dataset, config: TrainConfig, *, seed: int = 0, held_out: Dataset | None = None) -> None:
+        self.model, self.family, self.data, self.config, self.seed = model, model.family, data, config, seed
+        self.held_out, self.steps, self.skipped, self._bad = held_out, 0, 0, 0
+        self.best_loss, self.best: tuple[float, dict[str, Tensor]] | Any = math.inf, {}
+        trainable = {k: p for k, p in self.family.named_parameters() if p.requires_grad}
+        self.params = {ph.name: {k: p for k, p in trainable.items() if k.startswith(ph.params)} for ph in self.family.phases}
+        self.optimisers = {ph.name: self._optimiser(ph) for ph in self.family.phases}
+        self.ema = EMA(self.family, ema_decay(config)) if config.ema else None
+
+    def _optimiser(self, phase: Any) -> torch.optim.Optimizer:
+        params = self.params[phase.name]
+        groups = [
+            {"params": [p for p in params.values() if p.ndim > 1], "weight_decay": self.config.weight_decay},
+            {"params": [p for p in params.values() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        lr = self.config.lr * phase.lr
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=phase.betas or self.config.betas, eps=1e-8, foreach=True)
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Let the family set its data-dependent buffers from up to 4,096 items, before the first step."""
+        if isinstance(self.family, Calibrates):
+            ids = torch.arange(self.data.n)[:: max(1, self.data.n // 4096)][:4096]
+            self.family.calibrate(self.data.batch(ids, draws.derive(ids, "calibrate"), plain=True))
+            if self.ema:
+                self.ema.module.load_state_dict(self.family.state_dict())
+
+    # ---------------------------------------------------------------- one step
+    def windows(self) -> list[Batch]:
+        ids, keys, weight = order(self.data.n, self.config.batch, self.seed, self.steps)
+        w = self.config.windows
+        return [self.data.batch(ids[i::w], keys[i::w], weight[i::w]) for i in range(w)]
+
+    def step(self) -> Log:
+        """One optimiser step for each phase; returns mean losses. A step whose loss is not finite changes nothing and is counted."""
+        self.family.train()
+        batches, log, stats = self.windows(), {}, {}
+        factor = rate(self.config, self.steps)
+        for phase in self.family.phases:
+            if self.steps % phase.every:
+                continue
+            params = self.params[phase.name]
+            for name, others in self.params.items():
+                for p in others.values():
+                    p.requires_grad_(name == phase.name)
+            total, weight, parts = self._backward(batches, phase.name, stats)
+            log.update({k: float(v / weight) for k, v in {phase.name: total, **parts}.items()})
+            self._apply(phase, params, float(weight), factor, log, finite=bool(torch.isfinite(total)))
+        for others in self.params.values():
+            for p in others.values():
+                p.requires_grad_(True)
+        self.steps += 1
+        if isinstance(self.family, Adapts):
+            self.family.after_step(self.steps, self.steps / max(1, self.config.steps), stats)
+        if self.ema:
+            self.ema.update(self.steps)
+        return {"step": self.steps, "lr": self.config.lr * factor, **log}
+
+    def _backward(self, batches: list[Batch], phase: str, stats: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        total = weight = torch.zeros((), device=self.model.device)
+        parts: dict[str, Tensor] = {}
+        for batch in batches:
+            loss = self.family(batch, phase)
+            loss.total.backward()
+            total, weight = total + loss.total.detach(), weight + loss.weight.detach()
+            for into, new in ((parts, loss.parts), (stats, loss.stats)):
+                for k, v in new.items():
+                    into[k] = into[k] + v if k in into else v
+        return total, weight, parts
+
+    def _apply(self, phase: Any, params: dict[str, nn.Parameter], weight: float, factor: float, log: Log, *, finite: bool) -> None:
+        optimiser = self.optimisers[phase.name]
+        grads = [p.grad for p in params.values() if p.grad is not None]
+        torch._foreach_mul_(grads, 1 / max(weight, 1e-9))
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
+        if not finite or not bool(torch.isfinite(norm)):
+            self.skipped, self._bad = self.skipped + 1, self._bad + 1
+            log["skipped"] = self.skipped
+            if self._bad >= 10:
+                raise Diverged("the loss is not a number for 10 steps in a row", where=f"step {self.steps}", remedy="lower the rate: --set training.lr=1e-4")
+        else:
+            self._bad = 0
+            if self.config.clip:
+                torch._foreach_mul_(grads, min(1.0, self.config.clip / (float(norm) + 1e-12)))
+            for group in optimiser.param_groups:
+                group["lr"] = self.config.lr * phase.lr * factor
+            optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    # ---------------------------------------------------------------- the held-out loss, and keeping the best
+    @torch.no_grad()
+    def check(self) -> float | None:
+        """Mean held-out loss of the average, on fixed items and draws; remembers the best weights when asked to."""
+        if self.held_out is None or len(self.family.phases) != 1:
+            return None
+        module = self.ema.module if self.ema else self.family
+        module.eval()
+        total, weight = 0.0, 0.0
+        ids = torch.arange(self.held_out.n)[:512]
+        for start in range(0, len(ids), 128):
+            part = ids[start : start + 128]
+            loss = module(self.held_out.batch(part, draws.derive(part, "check"), plain=True), self.family.phases[0].name)
+            total, weight = total + float(loss.total), weight + float(loss.weight)
+        value = total / max(weight, 1e-9)
+        if self.config.keep == "best" and value < self.best_loss:
+            self.best_loss, self.best = value, {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+        return value
+
+    def final(self) -> dict[str, Tensor]:
+        """The weights to draw from: the best average, the last average, or the weights themselves."""
+        if self.best:
+            return self.best
+        return (self.ema.module if self.ema else self.family).state_dict()
+
+    # ---------------------------------------------------------------- the whole run
+    def run(self, hook: Callable[[Trainer, Log], None] | None = None, *, save_to: Path | None = None, every: float = 60.0) -> None:
+        """Step until `config.steps`. `hook` hears each step; a checkpoint is written about each `every` seconds.
+
+        Raises Interrupted after saving when the user presses Ctrl-C.
+        """
+        checks = {max(1, round(self.config.steps * (i + 1) / self.config.checks)) for i in range(self.config.checks)}
+        saved = time.monotonic()
+        try:
+            while self.steps < self.config.steps:
+                log = self.step()
+                if self.steps in checks and (value := self.check()) is not None:
+                    log["held_out"] = value
+                if hook:
+                    hook(self, log)
+                if save_to and time.monotonic() - saved > every and self.steps < self.config.steps:
+                    self.save(save_to)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if save_to:
+                self.save(save_to)
+            where = f"step {self.steps} of {self.config.steps}"
+            raise Interrupted("stopped; what was trained is saved", where=where, remedy="go on with --resume") from None
+
+    def seconds_per_step(self, budget: float) -> float:
+        """Measure a step on a copy of the state: about `budget` seconds, at least 3 steps. Nothing of the run changes."""
+        weights = {k: v.detach().clone() for k, v in self.family.state_dict().items()}
+        states = {k: _clone(o.state_dict()) for k, o in self.optimisers.items()}
+        config, self.config = self.config, dataclasses.replace(self.config, steps=10**9)
+        start, times = time.monotonic(), []
+        while len(times) < 3 or (time.monotonic() - start < budget and len(times) < 2000):
+            begun = time.perf_counter()
+            self.step()
+            times.append(time.perf_counter() - begun)
+        self.config, self.steps, self.skipped, self._bad = config, 0, 0, 0
+        self.family.load_state_dict(weights)
+        for k, o in self.optimisers.items():
+            o.load_state_dict(states[k])
+            o.state.clear()
+        if self.ema:
+            self.ema.module.load_state_dict(self.family.state_dict())
+        settled = sorted(times[len(times) // 3 :])
+        return sum(settled) / len(settled)
+
+    # ---------------------------------------------------------------- state
+    def save(self, folder: Path) -> None:
+        """A checkpoint of everything that the rest of the run depends on."""
+        tensors = {f"model/{k}": v for k, v in self.family.state_dict().items()}
+        if self.ema:
+            tensors |= {f"ema/{k}": v for k, v in self.ema.module.state_dict().items()}
+        tensors |= {f"best/{k}": v for k, v in self.best.items()}
+        for name, optimiser in self.optimisers.items():
+            for k, p in self.params[name].items():
+                for field, value in optimiser.state.get(p, {}).items():
+                    tensors[f"optim/{name}/{field}/{k}"] = value
+        best = self.best_loss if math.isfinite(self.best_loss) else None
+        facts = {"steps": self.steps, "skipped": self.skipped, "best_loss": best, "seed": self.seed, "total": self.config.steps}
+        checkpoint.write(folder, self.steps, tensors, facts)
+
+    def load(self, folder: Path) -> list[str] | None:
+        """Continue from the newest whole checkpoint; None when there is none, else warnings about damaged ones."""
+        found = checkpoint.newest(folder)
+        if found is None:
+            return None
+        tensors, facts, warnings = found
+        part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        self.family.load_state_dict(part("model/"))
+        if self.ema:
+            self.ema.module.load_state_dict(part("ema/"))
+        self.best = part("best/")
+        self.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
+        self.steps, self.skipped = facts["steps"], facts["skipped"]
+        for key, value in part("optim/").items():
+            name, field, param = key.split("/")
+            parameter = self.params[name][param]
+            device = "cpu" if field == "step" else parameter.device
+            self.optimisers[name].state[parameter][field] = to(value, device)
+        return warnings
+
+
+def _clone(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    if isinstance(tree, dict):
+        return {k: _clone(v) for k, v in tree.items()}
+    return [_clone(v) for v in tree] if isinstance(tree, list) else tree

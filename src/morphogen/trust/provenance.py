@@ -1,0 +1,99 @@
+"""Where a file came from, inside the file where it has room (PNG), beside it elsewhere. Holds no time: a replay is byte-equal."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+from morphogen.errors import FormatError
+from morphogen.files import read_json, write_bytes, write_json
+
+KEYWORD = b"morphogen"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def sidecar(path: Path) -> Path:
+    """Where the stamp of a file without room for one lies."""
+    return path.with_name(path.name + ".provenance.json")
+
+
+def stamp(path: Path, facts: dict[str, Any]) -> None:
+    """Write `facts` into a PNG (an iTXt chunk; pixels untouched) or into the sidecar of any other file."""
+    if path.suffix.lower() != ".png":
+        write_json(sidecar(path), {**facts, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+        return
+    data = path.read_bytes()
+    if data[:8] != SIGNATURE:
+        raise FormatError("not a PNG file", where=path, remedy="its name says PNG")
+    text = json.dumps(facts, ensure_ascii=False, sort_keys=True, allow_nan=False).encode()
+    body = b"iTXt" + KEYWORD + b"\0\0\0\0\0" + text
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    end = 8 + 25  # the signature and the IHDR chunk, which must stay first
+    write_bytes(path, data[:end] + chunk + data[end:])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The stamp of a file. Raises FormatError when it has none, or when a sidecar does not match its file."""
+    path = Path(path)
+    if path.suffix.lower() == ".png" and path.is_file():
+        for kind, body in _chunks(path.read_bytes(), path):
+            if kind == b"iTXt" and body.startswith(KEYWORD + b"\0"):
+                return json.loads(body[len(KEYWORD) + 5 :])
+    elif sidecar(path).is_file() and path.is_file():
+        facts = read_json(sidecar(path))
+        if facts.pop("sha256", None) != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise FormatError("the file was changed after it was made", where=path, remedy="its provenance no longer applies")
+        return facts
+    raise FormatError("no provenance found", where=path, remedy="only files written by morphogen generate carry it")
+
+
+def _chunks(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:
+    at, out = 8, []
+    while at + 12 <= len(data):
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        if at + 12 + size > len(data):
+            raise FormatError("damaged PNG", where=f"{path}: byte {at}", remedy="generate it again")
+        out.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
+        at += 12 + size
+    return out
+
+
+def environment() -> dict[str, Any]:
+    """What bit-equality depends on: versions, threads, instruction set."""
+    import torch
+
+    from morphogen import __version__
+
+    return {
+        "morphogen": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "isa": os.environ.get("ATEN_CPU_CAPABILITY", "") or os.environ.get("ONEDNN_MAX_CPU_ISA", "") or "default",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count() or 0,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def hash_data(files: tuple[Path, ...], root: Path) -> str:
+    """One hash over names and contents of a listing."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(root).as_posix()}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
