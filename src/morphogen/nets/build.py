@@ -95,11 +95,11 @@ def build_net(config: NetConfig, source: Space, target: Space, *, cond: int = 0,
         case "encoder", Array(), Array():
             from morphogen.nets.conv import ConvEncoder
 
-            return ConvEncoder(config, source.shape, target.shape, **options)
+            return ConvEncoder(config, source, target, cond=cond)
         case "decoder", Array(), Array():
             from morphogen.nets.conv import ConvDecoder
 
-            return ConvDecoder(config, source.shape, target.shape, **options)
+            return ConvDecoder(config, source, target, cond=cond)
         case ("transformer" | "pooled"), Tokens(), _:
             from morphogen.nets.transformer import Transformer
 
