@@ -37,6 +37,15 @@ def stamp(path: Path, facts: dict[str, Any]) -> None:
     write_bytes(path, data[:end] + chunk + data[end:])
 
 
+def restamp(path: Path, facts: dict[str, Any]) -> None:
+    """Replace the stamp of a file by `facts`."""
+    if path.suffix.lower() == ".png":
+        kept = [(kind, body) for kind, body in _chunks(path.read_bytes(), path) if not (kind == b"iTXt" and body.startswith(KEYWORD + b"\0"))]
+        packed = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in kept]
+        write_bytes(path, SIGNATURE + b"".join(packed))
+    stamp(path, facts)
+
+
 def read(path: Path) -> dict[str, Any]:
     """The stamp of a file. Raises FormatError when it has none, or when a sidecar does not match its file."""
     path = Path(path)

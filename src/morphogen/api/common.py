@@ -1,0 +1,86 @@
+"""What the verbs share: devices, a listener for progress, parsing of options, pieces of pages."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from morphogen.errors import UsageError, suggest
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+SECTIONS = ("codec", "family", "net", "training")
+
+
+class Watch:
+    """Hears what a verb does. This one is silent; the command line shows it."""
+
+    def say(self, line: str, kind: str = "info") -> None:
+        """A finished line: kind is info, good, warn or head."""
+
+    def progress(self, what: str, share: float, note: str = "") -> None:
+        """`share` (0..1) of the work called `what` is done."""
+
+
+def device_of(name: str) -> str:
+    """The device to use. Raises UsageError when it is asked for and not there."""
+    import torch
+
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise UsageError(f"unknown device '{name}'", remedy=suggest(kind, DEVICES))
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
+    if not there:
+        raise UsageError(f"no {kind} device on this machine", remedy="use --device cpu")
+    return name
+
+
+def parse_options(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`section.name=value` strings to nested values; a value is read as TOML when it can be, else as text."""
+    out: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        section, _, name = key.partition(".")
+        if not equals or not name or section not in SECTIONS:
+            raise UsageError(f"cannot read --set {setting}", remedy=f"write section.name=value with section one of {', '.join(SECTIONS)}")
+        out.setdefault(section, {})[name] = _value(text)
+    return out
+
+
+def parse_cond(pairs: Iterable[str]) -> dict[str, str]:
+    """`key=value` strings. Raises UsageError for anything else and for a key said twice."""
+    out: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"cannot read --cond {pair}", remedy="write --cond name=value")
+        key = {"labels": "label", "captions": "caption"}.get(key, key)
+        if key in out:
+            raise UsageError(f"--cond {key} is given twice", remedy="say it once")
+        out[key] = value
+    return out
+
+
+def _value(text: str) -> Any:
+    import tomllib
+
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def seconds(value: float) -> str:
+    """A duration people read: 42 s, 3 min 20 s, 1 h 05 min."""
+    value = int(round(value))
+    if value < 90:
+        return f"{value} s"
+    minutes, rest = divmod(value, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def check_count(n: int, name: str = "n", most: int = 10_000_000) -> int:
+    """Refuse numbers of outputs that make no sense."""
+    if not 1 <= n <= most:
+        raise UsageError(f"--{name} {n} is out of range", remedy=f"give a whole number from 1 to {most:,}")
+    return n

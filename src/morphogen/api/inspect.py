@@ -1,0 +1,77 @@
+"""inspect: what a run or a data set is, or where two runs first differ; list: what there is to choose from; load."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from morphogen.api.common import seconds
+from morphogen.config import SIZES, help_of
+from morphogen.registry import AXES, PRESETS, entries
+from morphogen.run import Run
+
+
+def load(path: str | Path, device: str = "cpu") -> Any:
+    """The Model of a finished run: `generate`, `stream`, `log_prob`, `encode`, `decode` on raw items."""
+    return Run.load(path).model(device)
+
+
+def list_() -> dict[str, dict[str, str]]:
+    """Every codec, condition, family and metric with one line each, and the sizes. Imports nothing heavy."""
+    out = {axis: {name: entry.line for name, entry in entries(axis).items()} for axis in AXES}
+    for preset, name in PRESETS.items():
+        out["family"][preset] = f"preset of {name}"
+    widths = help_of("morphogen.config", "NetConfig")
+    out["size"] = {size: f"{widths['size'][1]}" if i == 0 else "" for i, size in enumerate(SIZES)}
+    out["size"] = {"tiny": "seconds to minutes on a laptop", "small": "minutes on a laptop", "base": "an hour on a laptop, minutes on a GPU", "large": "a GPU"}
+    return out
+
+
+def inspect(first: str | Path, second: str | Path | None = None) -> dict[str, Any]:
+    """Facts about a run folder or data; with two runs, the first difference between them.
+
+    Raises FormatError or DataError when the path is neither.
+    """
+    if second is not None:
+        return {"difference": difference(Run.load(first), Run.load(second))}
+    if (Path(first) / "recipe.toml").is_file():
+        return _run_facts(Run.load(first))
+    from morphogen.plan import make_plan
+
+    plan = make_plan(first)
+    return {"kind": "data", "codec": plan.codec.name, "items": len(plan.items), "found": plan.found, "picked": plan.picked, "warnings": plan.warnings}
+
+
+def _run_facts(run: Run) -> dict[str, Any]:
+    r, origin = run.recipe, run.provenance()
+    lines = run.metrics()
+    return {
+        "kind": "run", "finished": run.finished(), "codec": r["codec"]["name"], "family": r["family"]["name"],
+        "conditions": r.get("conditions", {}), "items": r["data"]["items"], "train": r["data"]["train"], "held_out": r["data"]["held_out"],
+        "seed": r["data"]["seed"], "steps": r["training"].get("steps", 0), "last": lines[-1] if lines else None,
+        "parameters": origin.get("parameters"), "took": seconds(origin["seconds"]) if "seconds" in origin else None,
+        "model": origin.get("model"), "data": origin.get("data"), "environment": origin.get("environment"),
+        "contains_training_rows": origin.get("contains_training_rows"), "family_config": r["family"].get("config", {}),
+    }
+
+
+def difference(a: Run, b: Run) -> dict[str, Any] | None:
+    """Where two runs part first: recipe field, data, environment, a logged step, or the weights. None: they are the same."""
+    sides = [({**run.recipe, "data": {k: v for k, v in run.recipe["data"].items() if k != "path"}}, run.provenance()) for run in (a, b)]
+    origins = [{k: o.get(k) for k in ("data", "parents", "seed", "environment")} for _, o in sides]
+    for name, pair in (("recipe", [s[0] for s in sides]), ("provenance", origins)):
+        if found := _first(pair[0], pair[1], name):
+            return found
+    for left, right in zip(a.metrics(), b.metrics()):
+        left, right = ({k: v for k, v in m.items() if k != "seconds"} for m in (left, right))
+        if found := _first(left, right, f"metrics.jsonl step {left.get('step')}"):
+            return found
+    return _first(sides[0][1].get("model"), sides[1][1].get("model"), "model.safetensors")
+
+
+def _first(a: Any, b: Any, where: str) -> dict[str, Any] | None:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            if found := _first(a.get(key), b.get(key), f"{where}.{key}"):
+                return found
+        return None
+    return None if a == b else {"where": where, "first": a, "second": b}

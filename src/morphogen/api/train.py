@@ -1,0 +1,320 @@
+"""train: from data to a run folder."""
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from morphogen.api.common import Watch, device_of, seconds
+from morphogen.errors import FormatError, UsageError
+from morphogen.files import check_output, lock, write_json
+from morphogen.plan import Plan, make_plan
+from morphogen.registry import resolve
+from morphogen.run import Run, build_bridges, config_values
+
+START = time.monotonic
+
+
+def train(
+    data: Any,
+    out: str | Path,
+    *,
+    family: str | None = None,
+    size: str | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    cond: Sequence[str] = (),
+    bridge: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    options: dict[str, dict[str, Any]] | None = None,
+    force: bool = False,
+    watch: Watch | None = None,
+) -> Run:
+    """Learn how `data` (a path or a data frame) is structured and save a run folder at `out`.
+
+    Without flags the codec, family, size and time are found from the data. `minutes` is wall time from reading the data
+    to the saved model. `options` overrides single values: {"training": {"lr": 1e-3}, "net": {"width": 96}, ...}.
+    Raises UsageError, DataError, FormatError, ResourceError or Interrupted.
+    """
+    begun, watch, out = START(), watch or Watch(), Path(out)
+    if resume and (out / "recipe.toml").is_file() and Run.load(out).finished():
+        watch.say("already finished; nothing to resume", "good")
+        return Run.load(out)
+    fresh = not (resume and (out / "recipe.toml").is_file())
+    if fresh:
+        check_output(out, force=force, inputs=(Path(data),) if isinstance(data, str | Path) else ())
+    parent = Run.load(bridge) if bridge else None
+    if parent is not None and not parent.finished():
+        raise FormatError("the bridge run is not finished", where=bridge, remedy="train it to its end first")
+    recorded = {} if fresh else Run.load(out).recipe
+    wishes = _recorded_wishes(recorded) if recorded else {
+        "family": family, "size": size, "minutes": minutes, "steps": steps, "seed": seed, "cond": tuple(cond), "options": options,
+    }
+    plan = make_plan(data, **wishes, parent=Run.load(recorded["data"]["bridge"]) if recorded.get("data", {}).get("bridge") else parent)
+    for line in plan.found:
+        watch.say("found   " + line)
+    for line in plan.picked:
+        watch.say("picked  " + line)
+    for line in plan.warnings:
+        watch.say(line, "warn")
+    if fresh and force and out.is_dir():
+        _clear(out)
+    with lock(out):
+        return _Job(plan, Run(out, recorded), parent, device_of(device), begun, watch).run(fresh, data, bridge, cond)
+
+
+def _recorded_wishes(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The wishes that lead to the same plan again: what was derived is now given."""
+    training, family = recipe["training"], recipe["family"]
+    config = dict(family.get("config", {}))
+    net = config.pop("net", {})
+    options = {"codec": recipe["codec"].get("config", {}), "family": config, "training": {k: v for k, v in training.items() if k != "steps"}}
+    if net:
+        options["net"] = net
+    wishes = {"family": family["name"], "seed": recipe["data"]["seed"], "cond": tuple(recipe["data"].get("cond", ())), "options": options}
+    return {**wishes, **({"steps": training["steps"]} if training.get("steps") else {"minutes": recipe["data"].get("minutes")})}
+
+
+def _clear(out: Path) -> None:
+    """--force replaces a run; anything that is not one stays and is refused."""
+    if any(out.iterdir()) and not (out / "recipe.toml").is_file():
+        raise UsageError("the folder is not a run; it is not overwritten", where=out, remedy="choose another name")
+    shutil.rmtree(out)
+
+
+class _Job:
+    """One training run, from a plan to a finished folder."""
+
+    def __init__(self, plan: Plan, run: Run, parent: Run | None, device: str, begun: float, watch: Watch) -> None:
+        self.plan, self.folder, self.parent, self.device, self.begun, self.watch = plan, run, parent, device, begun, watch
+        self.tile = int(plan.defaults["tile"])
+
+    def run(self, fresh: bool, data: Any, bridge: Any, cond: Sequence[str]) -> Run:
+        import torch
+
+        from morphogen.training.data import Dataset
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.plan.seed)  # initial weights; every other draw is named by keys
+            model = self.build()
+        dataset = Dataset(model, self.plan.part(self.plan.train))
+        held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
+        if fresh:
+            self.record(model, data, bridge, cond)
+        watched = self.fit(model, dataset, held, fresh) if model.family.phases else self.classical(model, dataset)
+        model.eval()
+        if hasattr(model.family, "finish"):
+            with torch.no_grad():
+                model.family.finish(dataset.batches(512))
+        self.finish(model, watched)
+        return self.folder
+
+    def build(self) -> Any:
+        from morphogen.config import make
+        from morphogen.model import Model, collate
+
+        plan, kind = self.plan, resolve("family", self.plan.family)
+        conditions = {}
+        for name, what in plan.conditions.items():
+            conditions[name] = resolve("condition", what)()
+            conditions[name].fit([item.cond[name] for item in plan.items])
+        parent = self.parent.model() if self.parent else None
+        bridges = build_bridges(plan.codec.space, kind.accepts, parent)
+        x, mask = collate([plan.codec.encode(item.raw) for item in plan.part(plan.train)], plan.codec.space) if bridges else (None, None)
+        for i, bridge in enumerate(bridges):
+            bridge.fit(x, mask)
+            if i + 1 < len(bridges):
+                x, mask = bridge.encode(x, mask)
+        space = bridges[-1].target if bridges else plan.codec.space
+        family = kind(space, {k: c.space for k, c in conditions.items()}, make(kind.Config, plan.family_config, "family."))
+        return Model(plan.codec, family, bridges, conditions, self.tile).to(self.device)
+
+    def record(self, model: Any, data: Any, bridge: Any, cond: Sequence[str]) -> None:
+        """The recipe and the small files, before the first step: what --resume needs."""
+        from morphogen.trust.provenance import environment, hash_data, hash_file
+
+        plan, run = self.plan, self.folder
+        run.path.mkdir(parents=True, exist_ok=True)
+        listing = plan.listing
+        source = str(Path(data).expanduser().resolve()) if isinstance(data, str | Path) else ""
+        run.recipe = {
+            "data": {"path": source, "seed": plan.seed, "items": len(plan.items), "train": len(plan.train), "held_out": len(plan.held_out),
+                     "cond": list(cond), "bridge": str(Path(bridge).resolve()) if bridge else None, "minutes": plan.minutes},
+            "codec": {"name": plan.codec.name, "config": config_values(plan.codec.config)},
+            "conditions": plan.conditions,
+            "family": {"name": plan.family, "config": config_values(model.family.config)},
+            "training": config_values(plan.training),
+            "generation": {"tile": self.tile},
+        }
+        run.save_recipe()
+        run.save_parts(model)
+        run.save_bridges(model)
+        if self.parent:
+            run.adopt_parent(self.parent)
+        write_json(run.path / "provenance.json", {
+            "data": hash_data(listing.files, listing.root) if listing.files else None,
+            "parents": [hash_file(self.parent.path / "model.safetensors")] if self.parent else [],
+            "seed": plan.seed, "environment": environment(),
+        })
+
+    # ---------------------------------------------------------------- networks
+    def fit(self, model: Any, dataset: Any, held: Any, fresh: bool) -> dict[str, Any]:
+        from morphogen.training.trainer import Trainer
+
+        plan, run = self.plan, self.folder
+        trainer = Trainer(model, dataset, plan.training, seed=plan.seed, held_out=held)
+        trainer.calibrate()
+        preview = _Previewer(model, run, plan, self.watch)
+        if plan.training.steps == 0:
+            trainer.config = self.timed(trainer, preview)
+        if trainer.ema:
+            from morphogen.training.optim import ema_decay
+
+            trainer.ema.decay = ema_decay(trainer.config)
+        if not fresh:
+            for line in trainer.load(run.path / "state") or []:
+                self.watch.say(line, "warn")
+            self.watch.say(f"resumed at step {trainer.steps} of {trainer.config.steps}")
+        self.watch.say(f"training {trainer.config.steps:,} steps of {trainer.config.batch} items, {model.parameters():,} parameters", "head")
+        hook = _Hook(run, preview, self.watch, trainer.steps)
+        trainer.run(hook, save_to=run.path / "state")
+        model.family.load_state_dict(trainer.final())
+        return {"skipped": trainer.skipped, "steps": trainer.steps}
+
+    def timed(self, trainer: Any, preview: _Previewer) -> Any:
+        """--minutes becomes steps once, after measuring a step, a preview and a check; frozen in the recipe."""
+        budget = (self.plan.minutes or 1) * 60
+        begun = time.monotonic()
+        preview.draw(0)
+        one_preview = time.monotonic() - begun
+        begun = time.monotonic()
+        trainer.check()
+        one_check = time.monotonic() - begun
+        trainer.best, trainer.best_loss = {}, float("inf")
+        step = trainer.seconds_per_step(min(20.0, max(1.0, 0.05 * budget)))
+        config = trainer.config
+        previews = config.previews if one_preview * config.previews < 0.08 * budget else int(0.08 * budget / max(one_preview, 1e-9))
+        checks = config.checks if one_check * config.checks < 0.05 * budget else max(1, int(0.05 * budget / max(one_check, 1e-9)))
+        left = budget - (time.monotonic() - self.begun) - previews * one_preview - checks * one_check - 1.0
+        steps = max(10, int(left / step))
+        config = dataclasses.replace(config, steps=steps, previews=previews, checks=checks)
+        self.folder.recipe["training"] = config_values(config)
+        self.folder.save_recipe()
+        return config
+
+    def classical(self, model: Any, dataset: Any) -> dict[str, Any]:
+        import torch
+
+        self.watch.say("fitting (classical: seconds, not minutes)", "head")
+        with torch.no_grad():
+            model.family.fit(dataset.batches(4096, self.plan.seed))
+        return {}
+
+    def finish(self, model: Any, facts: dict[str, Any]) -> None:
+        run, took = self.folder, time.monotonic() - self.begun
+        weights = model.family.state_dict()
+        digest = run.save_model(model, weights)
+        provenance = run.provenance() | {"model": digest, "parameters": model.parameters(), "seconds": round(took, 1), **facts}
+        provenance["contains_training_rows"] = not model.family.phases
+        write_json(run.path / "provenance.json", provenance)
+        shutil.rmtree(run.path / "state", ignore_errors=True)
+        self.watch.progress("training", 1.0)
+        self.watch.say(f"saved {run.path} after {seconds(took)}", "good")
+
+
+class _Previewer:
+    """Draws the same few keys now and then, so that the strip shows one sample getting better."""
+
+    def __init__(self, model: Any, run: Run, plan: Plan, watch: Watch) -> None:
+        from morphogen.sampling import draws
+
+        self.model, self.run, self.n = model, run, 8
+        self.keys = draws.seeded(plan.seed, self.n)
+        self.cond = default_cond(model, self.keys)
+
+    def draw(self, step: int, module: Any = None) -> None:
+        family, self.model.family = self.model.family, module or self.model.family
+        tile, self.model.tile = self.model.tile, self.n
+        try:
+            raws = self.model.generate(self.keys, cond=self.cond)
+            save_preview(self.run.path / "samples" / f"step-{step:07d}", self.model.codec.preview(raws))
+        finally:
+            self.model.family, self.model.tile = family, tile
+
+
+class _Hook:
+    """Writes metrics.jsonl, draws previews, moves the progress bar."""
+
+    def __init__(self, run: Run, preview: _Previewer, watch: Watch, first: int) -> None:
+        self.run, self.preview, self.watch, self.first = run, preview, watch, first
+        self.begun, self.sums, self.count, self.shown = time.monotonic(), {}, 0, 0.0
+
+    def __call__(self, trainer: Any, log: dict[str, Any]) -> None:
+        total, step = trainer.config.steps, log["step"]
+        for k, v in log.items():
+            if k not in ("step", "lr", "held_out", "skipped"):
+                self.sums[k] = self.sums.get(k, 0.0) + v
+        self.count += 1
+        every = max(1, total // 200)
+        if step % every == 0 or step == total or "held_out" in log:
+            means = {k: v / self.count for k, v in self.sums.items()}
+            kept = {k: log[k] for k in ("held_out", "skipped") if k in log}
+            line = {"step": step, "seconds": round(time.monotonic() - self.begun, 2), "lr": log["lr"], **means, **kept}
+            self.run.log({k: round(v, 6) if isinstance(v, float) and v == v and abs(v) < 1e12 else (v if isinstance(v, int) else None) for k, v in line.items()})
+            self.sums, self.count = {}, 0
+            self.note = "  ".join(f"{k} {v:.4g}" for k, v in means.items())
+        if time.monotonic() - self.shown > 0.2 or step == total:
+            self.watch.progress("training", step / total, getattr(self, "note", ""))
+            self.shown = time.monotonic()
+        previews = trainer.config.previews
+        if previews and step * previews // total != (step - 1) * previews // total:
+            self.preview.draw(step, trainer.ema.module if trainer.ema else None)
+
+
+def default_cond(model: Any, keys: Any, asked: dict[str, Any] | None = None) -> dict[str, list[Any]] | None:
+    """Values of the conditions, one a key: as asked, else drawn from how often the training data had them."""
+    from morphogen.sampling import draws
+
+    out: dict[str, list[Any]] = {}
+    for name, codec in model.conditions.items():
+        if asked and name in asked:
+            out[name] = [asked[name]] * len(keys)
+        elif asked is None or not asked:
+            values = codec.draw(draws.uniform(keys.cpu(), f"cond.{name}").numpy())
+            if values is not None:
+                out[name] = list(values)
+    return out
+
+
+def save_preview(stem: Path, preview: dict[str, Any]) -> None:
+    """A preview as files: pictures as PNG, the rest as JSON."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    if preview["kind"] == "image":
+        from morphogen.files import write_bytes
+
+        for i, png in enumerate(preview["png"]):
+            write_bytes(stem.with_name(f"{stem.name}-{i}.png"), png)
+    else:
+        write_json(stem.with_suffix(".json"), preview)
+
+
+def load_previews(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(step, preview) in order, as `save_preview` wrote them."""
+    from morphogen.files import read_json
+
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted(folder.glob("step-*")):
+        step = int(path.name.split("-")[1].split(".")[0])
+        if path.suffix == ".png":
+            found.setdefault(step, {"kind": "image", "png": []})["png"].append(path.read_bytes())
+        elif path.suffix == ".json":
+            found[step] = read_json(path)
+    return sorted(found.items())
+
+
+Hook = Callable[[Any, dict[str, Any]], None]

@@ -1,0 +1,237 @@
+"""Looks at the data and decides: codec, conditions, split, family, size, time. Says what it found, what it picked and why."""
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from morphogen.config import SIZES, make
+from morphogen.contracts import Item
+from morphogen.errors import DataError, UsageError, suggest
+from morphogen.registry import PRESETS, entries, resolve
+from morphogen.spaces import Record, describe
+from morphogen.training.optim import TrainConfig
+from morphogen.training.split import split
+
+ALIASES = {"labels": "label", "captions": "caption"}
+
+
+@dataclass
+class Plan:
+    """Everything decided before the first tensor. `found` and `picked` are the lines a person reads."""
+
+    listing: Any
+    codec: Any
+    items: list[Item]
+    train: list[int]
+    held_out: list[int]
+    conditions: dict[str, str]
+    family: str
+    family_config: dict[str, Any]
+    training: TrainConfig
+    minutes: float | None
+    seed: int
+    defaults: dict[str, Any]
+    found: list[str] = field(default_factory=list)
+    picked: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def part(self, ids: Sequence[int]) -> list[Item]:
+        return [self.items[i] for i in ids]
+
+
+def defaults_of(codec: str) -> dict[str, Any]:
+    """The `<codec>.toml` beside a codec; a plug-in without one gets neutral values."""
+    import importlib.util
+
+    module = entries("codec")[codec].target.partition(":")[0]
+    spec = importlib.util.find_spec(module)
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    for path in (folder / f"{codec}.toml", folder.parent / f"{codec}.toml"):
+        if path.is_file():
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+    return {"default": "autoregressive", "few": "neighbour", "few_items": 0, "compare": [], "baselines": [], "minutes": 4.0, "tile": 16}
+
+
+def claim(listing: Any) -> tuple[str, str]:
+    """(codec name, why) of the codec surest about a listing. Raises DataError when none is."""
+    claims = {name: resolve("codec", name).claims(listing) for name in entries("codec")}
+    name = max(claims, key=lambda k: claims[k].score)
+    if claims[name].score <= 0:
+        kinds = ", ".join(f"{n} × {k or 'no ending'}" for k, n in listing.by_suffix().most_common(4))
+        raise DataError(f"no codec knows these files ({kinds})", where=listing.root, remedy="see `morphogen list` for what is read")
+    return name, claims[name].why
+
+
+def read(data: Any, codec: str | None = None, config: dict[str, Any] | None = None) -> tuple[Any, str, str, Any, list[Item]]:
+    """(listing, codec name, why, codec, items) of a person's data, nothing fitted yet."""
+    from morphogen.codecs.sources import scan
+
+    listing = scan(data)
+    name, why = (codec, "as asked") if codec else claim(listing)
+    kind = resolve("codec", name)
+    reader = kind(make(kind.Config, config, "codec."))
+    items = list(reader.read(listing))
+    reader.skips.check(len(items) + reader.skips.count)
+    if not items:
+        raise DataError("nothing to learn from", where=listing.root, remedy="the data hold no usable item")
+    return listing, name, why, reader, items
+
+
+def make_plan(
+    data: Any,
+    *,
+    family: str | None = None,
+    size: str | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    cond: Sequence[str] = (),
+    options: dict[str, dict[str, Any]] | None = None,
+    parent: Any = None,
+) -> Plan:
+    """Decide everything. `options`: {"codec" | "family" | "net" | "training": {field: value}} override what is derived.
+
+    `parent`: the Run whose latent is to be modelled; its codec is used as it is.
+    """
+    options = options or {}
+    _check_numbers(size, minutes, steps)
+    codec_options = dict(options.get("codec", {}))
+    if parent is not None:
+        codec_options = {**parent.recipe["codec"].get("config", {}), **codec_options}
+    listing, name, why, codec, items = read(data, parent.recipe["codec"]["name"] if parent else None, codec_options)
+    defaults = defaults_of(name)
+    codec, fields = _order_fields(codec, items, cond, codec_options)
+    if parent is not None:
+        from morphogen.files import read_json
+
+        codec.load(read_json(parent.path / "codec" / "state.json"))
+    else:
+        codec.fit(items)
+    conditions, notes = _conditions(items, () if fields else cond)
+    items = [item for item in items if all(k in item.cond for k in conditions)]
+    train, held = split(items, seed)
+    picked_family, because = _family(family, defaults, len(items), parent)
+    if not options.get("codec") and picked_family == "ngram" and getattr(codec.config, "tokens", "") == "auto" and parent is None:
+        codec = _rebuild(codec, items, {**codec_options, "tokens": "bytes"})  # counts want letters, not word pieces
+    kind = resolve("family", picked_family)
+    family_options = {**options.get("family", {})}
+    if kind.__name__ and "net" in getattr(kind.Config, "__dataclass_fields__", {}):
+        family_options["net"] = {"size": size or _size(codec.space), **options.get("net", {})}
+    training = make(TrainConfig, {**getattr(kind, "training", {}), **options.get("training", {}), **({"steps": steps} if steps else {})}, "training.")
+    training = _keep(training, options, len(train), codec.space, bool(held))
+    plan = Plan(listing, codec, items, train, held, conditions, picked_family, family_options, training, None, seed, defaults)
+    plan.minutes = None if steps else minutes or float(defaults["minutes"])
+    _explain(plan, name, why, because, notes, fields)
+    return plan
+
+
+def _check_numbers(size: str | None, minutes: float | None, steps: int | None) -> None:
+    if size is not None and size not in SIZES:
+        raise UsageError(f"unknown size '{size}'", remedy=suggest(size, SIZES))
+    if minutes is not None and steps is not None:
+        raise UsageError("--minutes and --steps contradict each other", remedy="give one of them")
+    if minutes is not None and not 0 < minutes < 1e5:
+        raise UsageError(f"--minutes {minutes} is not a time", remedy="give a number above 0")
+    if steps is not None and not 0 < steps < 10**9:
+        raise UsageError(f"--steps {steps} is not a number of steps", remedy="give a number from 1")
+
+
+def _rebuild(codec: Any, items: list[Item], config: dict[str, Any]) -> Any:
+    fresh = type(codec)(make(type(codec).Config, config, "codec."))
+    fresh.notes, fresh.skips = codec.notes, codec.skips
+    fresh.fit(items)
+    return fresh
+
+
+def _order_fields(codec: Any, items: list[Item], cond: Sequence[str], config: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """A table's condition is one of its own columns: known values are `Given`, and asked columns come first for prefix models."""
+    if not items or not isinstance(items[0].raw, dict) or not cond:
+        return codec, ()
+    for name in cond:
+        if name not in items[0].raw:
+            raise UsageError(f"no column '{name}'", remedy=suggest(name, items[0].raw))
+    if "first" not in getattr(type(codec).Config, "__dataclass_fields__", {}):
+        return codec, tuple(cond)
+    fresh = type(codec)(make(type(codec).Config, {**config, "first": tuple(cond)}, "codec."))
+    fresh.notes, fresh.skips = codec.notes, codec.skips
+    return fresh, tuple(cond)
+
+
+def _conditions(items: list[Item], cond: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """name -> kind of each condition. Without a wish, class labels are used when nearly every item has one."""
+    names = [ALIASES.get(c, c) for c in cond]
+    if not names and items and "label" in items[0].cond:
+        labels = [item.cond.get("label") for item in items]
+        if 2 <= len(set(labels)) <= min(1000, len(items) // 2) and labels.count(None) <= 0.01 * len(items):
+            names = ["label"]
+    out, notes = {}, []
+    for name in names:
+        values = [item.cond[name] for item in items if item.cond.get(name) is not None]
+        known = sorted({k for item in items[:1000] for k in item.cond})
+        if not values:
+            raise UsageError(f"the data have no '{name}' to condition on", remedy=suggest(name, known) if known else "they carry no labels or captions")
+        if len(values) < len(items):
+            notes.append(f"{len(items) - len(values)} items without '{name}' are left out")
+        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) and len(set(values)) > 20:
+            out[name] = "number"
+        else:
+            out[name] = "caption" if name == "caption" or len(set(map(str, values))) > max(200, len(values) // 3) else "label"
+    return out, notes
+
+
+def _family(asked: str | None, defaults: dict[str, Any], n: int, parent: Any) -> tuple[str, str]:
+    if asked:
+        name = PRESETS.get(asked, asked)
+        resolve("family", name)
+        return name, "as asked"
+    if parent is not None:
+        from morphogen.spaces import Tokens
+
+        latent = parent.build().family.latent
+        return ("autoregressive", "the latent is tokens") if isinstance(latent, Tokens) else ("diffusion", "the latent is an array")
+    if n < defaults["few_items"]:
+        return defaults["few"], f"{n} items are few for a network; --family {defaults['default']} overrides"
+    return defaults["default"], "the usual best for this kind of data; `morphogen compare` tells for yours"
+
+
+def _size(space: Any) -> str:
+    """The smallest net that is not the bottleneck on a laptop. A bigger one is one flag away."""
+    elements = getattr(space, "size", 0)
+    return "tiny" if isinstance(space, Record) or 0 < elements <= 256 else "small"
+
+
+def _keep(training: TrainConfig, options: dict[str, Any], n: int, space: Any, held: bool) -> TrainConfig:
+    """On few items a network overfits before the time is up: keep the average with the lowest held-out loss."""
+    if "keep" in options.get("training", {}) or not held:
+        return training
+    few = n < 20000 and not hasattr(space, "size")
+    return replace(training, keep="best") if few else training
+
+
+def _explain(plan: Plan, name: str, why: str, because: str, notes: list[str], fields: tuple[str, ...]) -> None:
+    codec = plan.codec
+    plan.found = [f"{len(plan.items):,} items for the {name} codec ({why})", describe(codec.space)]
+    if hasattr(codec, "describe"):
+        plan.found += list(codec.describe())
+    plan.found += [*codec.notes, *notes]
+    if codec.skips.count:
+        plan.warnings.append(f"{codec.skips.count} skipped: " + "; ".join(codec.skips.first))
+    plan.picked.append(f"family {plan.family}: {because}")
+    if plan.conditions or fields:
+        names = ", ".join(plan.conditions) or ", ".join(fields)
+        plan.picked.append(f"conditions: {names} (generate with --cond {next(iter(plan.conditions or fields))}=…)")
+    side = f"{len(plan.held_out):,} held out, whole groups" if plan.held_out else "nothing held out (too few): no honest yardstick"
+    plan.picked.append(f"{len(plan.train):,} items to train on, {side}")
+    if plan.family_config.get("net"):
+        plan.picked.append(f"size {plan.family_config['net']['size']}; --size {'|'.join(SIZES)} changes it")
+    if plan.minutes is not None and resolve("family", plan.family).__name__ and not _classical(plan.family):
+        plan.picked.append(f"about {plan.minutes:g} min of training; --minutes changes it")
+    if len(plan.items) < 100:
+        plan.warnings.append(f"only {len(plan.items)} items: expect copies or blur; collect a few hundred, or use `--family neighbour` for blends")
+
+
+def _classical(family: str) -> bool:
+    return entries("family")[family].line.startswith("classical")
