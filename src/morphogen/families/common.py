@@ -1,6 +1,7 @@
-"""What all families share: the decorator of streams, and the handling of known values."""
+"""What families share: the decorator of streams, known values, standardised data, the walk from noise to data."""
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from morphogen.contracts import Batch, Given, Partial, Request
+from morphogen.errors import UsageError
 from morphogen.sampling import draws
+from morphogen.sampling.solvers import Node, solve
+from morphogen.spaces import Array, Space, describe
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,3 +67,76 @@ def counted(batch: Batch) -> Tensor:
 def paste(x: Tensor, given: Given | None) -> Tensor:
     """`x` with the known values put in exactly."""
     return x if given is None else torch.where(given.known, given.x.to(x.dtype), x)
+
+
+def rows_of(a: Tensor, x: Tensor) -> Tensor:
+    """(B,) shaped to multiply (B, ...)."""
+    return a.view(-1, *[1] * (x.ndim - 1))
+
+
+def need_array(space: Space, family: str) -> Array:
+    """The space if it is an Array. Raises UsageError otherwise."""
+    if not isinstance(space, Array):
+        raise UsageError(f"{family} models arrays, not a {describe(space)}", remedy="put a bridge in between, such as one_hot")
+    return space
+
+
+class Standard(nn.Module):
+    """(x - mean) / deviation per channel (axis 1), from buffers set once by `calibrate`; the identity until then."""
+
+    def __init__(self, space: Array) -> None:
+        super().__init__()
+        channels = space.shape[0] or 1
+        self.shape = space.shape
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def calibrate(self, batch: Batch) -> None:
+        """Mean and deviation over the counted rows and positions of a batch; a constant channel keeps deviation 1."""
+        x, count = batch.x.double(), counted(dataclasses.replace(batch, given=None)).double() * rows_of(batch.weight, batch.x)
+        axes = [a for a in range(x.ndim) if a != 1]
+        n = count.sum(axes).clamp(min=1)
+        mean = (x * count).sum(axes) / n
+        square = ((x - mean.view(1, -1, *[1] * (x.ndim - 2))).square() * count).sum(axes) / n
+        deviation = square.sqrt()
+        deviation = torch.where(deviation > 1e-4, deviation, torch.ones_like(deviation))
+        self.mean.copy_(mean)  # type: ignore[operator]
+        self.deviation.copy_(deviation)  # type: ignore[operator]
+
+    def _view(self, a: Tensor, x: Tensor) -> Tensor:
+        return a.view(1, -1, *[1] * (x.ndim - 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self._view(self.mean, x)) / self._view(self.deviation, x)  # type: ignore[arg-type]
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x * self._view(self.deviation, x) + self._view(self.mean, x)  # type: ignore[arg-type]
+
+    def given(self, given: Given | None) -> Given | None:
+        """Known values in standardised units."""
+        return None if given is None else Given(self(given.x), given.known)
+
+
+def walk(standard: Standard, request: Request, nodes: list[Node],
+         denoise: Callable[[Tensor, float, float, Given | None], Tensor]) -> Iterator[Partial]:
+    """From noise along the schedule `nodes` to the sample, in data units; `denoise` works in standardised units.
+
+    Known values are put into every guess of the data. As a step moves x to alpha' x0 + sigma' eps, known positions then lie
+    at the current noise level by themselves, with noise drawn by the row's key (replacement, Song et al. 2021, section 4).
+    """
+    s, given, n = request.sampling, standard.given(request.given), len(nodes) - 1
+    shape = tuple(d if d is not None else request.length or 1 for d in standard.shape)
+
+    def noise(step: int, name: str = "churn") -> Tensor:
+        return draws.normal(request.key, name, step, shape)
+
+    def guess(x: Tensor, alpha: float, sigma: float) -> Tensor:
+        return paste(denoise(x, alpha, sigma, given), given)
+
+    alpha, sigma = nodes[0]
+    x = sigma * noise(0, "noise")
+    if given is not None:
+        x = torch.where(given.known, alpha * given.x + x, x)
+    steps = solve(getattr(s, "solver", "dpmpp"), guess, x, nodes, noise=noise, churn=getattr(s, "churn", 0.0))
+    for i, x in enumerate(steps):
+        yield Partial(paste(standard.inverse(x), request.given), 0, (i + 1) / n, i + 1 == n)

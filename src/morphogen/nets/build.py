@@ -5,9 +5,10 @@ import dataclasses
 from math import prod
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from morphogen.config import SIZES, NetConfig
+from morphogen.contracts import Cond, Given
 from morphogen.errors import UsageError, suggest
 from morphogen.spaces import Array, Space, Tokens, describe
 
@@ -19,8 +20,6 @@ TABLE: dict[str, dict[str, tuple[int, int, int, int]]] = {
     "encoder": {"width": (24, 32, 64, 128), "depth": (1, 1, 2, 2)},
     "decoder": {"width": (24, 32, 64, 128), "depth": (1, 1, 2, 2)},
     "mlp": {"width": (128, 256, 512, 1024), "depth": (2, 4, 4, 6)},
-    "transformer": {"width": (128, 256, 512, 768), "depth": (4, 6, 8, 12), "heads": (4, 4, 8, 12)},
-    "pooled": {"width": (128, 256, 512, 768), "depth": (2, 4, 6, 12), "heads": (4, 4, 8, 12)},
 }
 
 
@@ -50,6 +49,10 @@ def resolve(config: NetConfig, source: Space, target: Space) -> NetConfig:
     if config.size not in SIZES:
         raise UsageError(f"unknown net size '{config.size}'", remedy=suggest(config.size, SIZES))
     arm, column = arm_of(source, target), SIZES.index(config.size)
+    if arm in ("transformer", "pooled"):
+        from morphogen.nets import transformer
+
+        return transformer.resolve(config)
     filled = {field: values[column] for field, values in TABLE[arm].items()}
     if arm in ("unet", "encoder", "decoder"):
         filled |= _resolutions(config, source if arm == "encoder" else target, arm)
@@ -100,11 +103,33 @@ def build_net(config: NetConfig, source: Space, target: Space, *, cond: int = 0,
             from morphogen.nets.conv import ConvDecoder
 
             return ConvDecoder(config, source, target, cond=cond)
-        case ("transformer" | "pooled"), Tokens(), _:
+        case "transformer", Tokens(), Tokens():
             from morphogen.nets.transformer import Transformer
 
-            return Transformer(config, source, target, causal=causal, **options)
+            return Transformer(source.vocab, target.vocab, source.length, config, causal=causal, cond=cond, sequence=sequence, time=time)
+        case "pooled", Tokens(), Array():
+            return Pooled(config, source, target, cond=cond, sequence=sequence, time=time)
     raise UsageError(f"no net leads from {describe(source)} to {describe(target)}")
+
+
+class Pooled(nn.Module):
+    """Ids (B, L) -> (B, D): a bidirectional transformer whose outputs are averaged over the real positions."""
+
+    def __init__(self, config: NetConfig, source: Tokens, target: Array, *, cond: int = 0, sequence: bool = False,
+                 time: bool = False) -> None:
+        super().__init__()
+        from morphogen.nets.transformer import Transformer
+
+        self.shape = tuple(n or 1 for n in target.shape)
+        self.body = Transformer(source.vocab, target.size, source.length, config, causal=False, cond=cond, sequence=sequence, time=time)
+
+    def forward(self, x: Tensor, *, time: Tensor | None = None, cond: Cond | None = None, given: Given | None = None,
+                mask: Tensor | None = None, cache: object = None) -> Tensor:
+        h = self.body(x, time=time, cond=cond, mask=mask)
+        if mask is None:
+            return h.mean(1).unflatten(1, self.shape)
+        real = mask[..., None].to(h.dtype)
+        return ((h * real).sum(1) / real.sum(1).clamp(min=1)).unflatten(1, self.shape)
 
 
 def parameters(net: nn.Module) -> int:
