@@ -33,12 +33,14 @@ def train(
     device: str = "auto",
     options: dict[str, dict[str, Any]] | None = None,
     force: bool = False,
+    report: bool = False,
     watch: Watch | None = None,
 ) -> Run:
     """Learn how `data` (a path or a data frame) is structured and save a run folder at `out`.
 
     Without flags the codec, family, size and time are found from the data. `minutes` is wall time from reading the data
-    to the saved model. `options` overrides single values: {"training": {"lr": 1e-3}, "net": {"width": 96}, ...}.
+    to the saved model; `report` adds an evaluation after it. `options` overrides single values: {"training": {"lr": 1e-3},
+    "net": {"width": 96}, ...}.
     Raises UsageError, DataError, FormatError, ResourceError or Interrupted.
     """
     begun, watch, out = START(), watch or Watch(), Path(out)
@@ -52,7 +54,7 @@ def train(
     if parent is not None and not parent.finished():
         raise FormatError("the bridge run is not finished", where=bridge, remedy="train it to its end first")
     recorded = {} if fresh else Run.load(out).recipe
-    wishes = _recorded_wishes(recorded) if recorded else {
+    wishes = recorded_wishes(recorded) if recorded else {
         "family": family, "size": size, "minutes": minutes, "steps": steps, "seed": seed, "cond": tuple(cond), "options": options,
     }
     plan = make_plan(data, **wishes, parent=Run.load(recorded["data"]["bridge"]) if recorded.get("data", {}).get("bridge") else parent)
@@ -65,10 +67,16 @@ def train(
     if fresh and force and out.is_dir():
         _clear(out)
     with lock(out):
-        return _Job(plan, Run(out, recorded), parent, device_of(device), begun, watch).run(fresh, data, bridge, cond)
+        run = _Job(plan, Run(out, recorded), parent, device_of(device), begun, watch).run(fresh, data, bridge, cond)
+    if report and plan.held_out:
+        from morphogen.api.evaluate import evaluate
+
+        answer = evaluate(run, device=device, watch=watch)
+        watch.say(answer["verdict"], "good")
+    return run
 
 
-def _recorded_wishes(recipe: dict[str, Any]) -> dict[str, Any]:
+def recorded_wishes(recipe: dict[str, Any]) -> dict[str, Any]:
     """The wishes that lead to the same plan again: what was derived is now given."""
     training, family = recipe["training"], recipe["family"]
     config = dict(family.get("config", {}))
@@ -87,12 +95,43 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out)
 
 
+def build_model(plan: Plan, parent: Run | None = None, device: str = "cpu") -> Any:
+    """An untrained model of a plan: conditions and bridges fitted, weights as the current torch seed gives them."""
+    from morphogen.config import make
+    from morphogen.model import Model, collate
+
+    kind, conditions = resolve("family", plan.family), {}
+    for name, what in plan.conditions.items():
+        conditions[name] = resolve("condition", what)()
+        conditions[name].fit([item.cond[name] for item in plan.items])
+    bridges = build_bridges(plan.codec.space, kind.accepts, parent.model() if parent else None)
+    x, mask = collate([plan.codec.encode(item.raw) for item in plan.part(plan.train)], plan.codec.space) if bridges else (None, None)
+    for i, bridge in enumerate(bridges):
+        bridge.fit(x, mask)
+        if i + 1 < len(bridges):
+            x, mask = bridge.encode(x, mask)
+    space = bridges[-1].target if bridges else plan.codec.space
+    family = kind(space, {k: c.space for k, c in conditions.items()}, make(kind.Config, plan.family_config, "family."))
+    return Model(plan.codec, family, bridges, conditions, int(plan.defaults["tile"])).to(device)
+
+
+def fitted_classical(plan: Plan) -> Any:
+    """A classical family fitted on a plan's training items, in memory."""
+    import torch
+
+    from morphogen.training.data import Dataset
+
+    model = build_model(plan)
+    with torch.no_grad():
+        model.family.fit(Dataset(model, plan.part(plan.train)).batches(4096, plan.seed))
+    return model.eval()
+
+
 class _Job:
     """One training run, from a plan to a finished folder."""
 
     def __init__(self, plan: Plan, run: Run, parent: Run | None, device: str, begun: float, watch: Watch) -> None:
         self.plan, self.folder, self.parent, self.device, self.begun, self.watch = plan, run, parent, device, begun, watch
-        self.tile = int(plan.defaults["tile"])
 
     def run(self, fresh: bool, data: Any, bridge: Any, cond: Sequence[str]) -> Run:
         import torch
@@ -101,7 +140,7 @@ class _Job:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed)  # initial weights; every other draw is named by keys
-            model = self.build()
+            model = build_model(self.plan, self.parent, self.device)
         dataset = Dataset(model, self.plan.part(self.plan.train))
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
@@ -113,26 +152,6 @@ class _Job:
                 model.family.finish(dataset.batches(512))
         self.finish(model, watched)
         return self.folder
-
-    def build(self) -> Any:
-        from morphogen.config import make
-        from morphogen.model import Model, collate
-
-        plan, kind = self.plan, resolve("family", self.plan.family)
-        conditions = {}
-        for name, what in plan.conditions.items():
-            conditions[name] = resolve("condition", what)()
-            conditions[name].fit([item.cond[name] for item in plan.items])
-        parent = self.parent.model() if self.parent else None
-        bridges = build_bridges(plan.codec.space, kind.accepts, parent)
-        x, mask = collate([plan.codec.encode(item.raw) for item in plan.part(plan.train)], plan.codec.space) if bridges else (None, None)
-        for i, bridge in enumerate(bridges):
-            bridge.fit(x, mask)
-            if i + 1 < len(bridges):
-                x, mask = bridge.encode(x, mask)
-        space = bridges[-1].target if bridges else plan.codec.space
-        family = kind(space, {k: c.space for k, c in conditions.items()}, make(kind.Config, plan.family_config, "family."))
-        return Model(plan.codec, family, bridges, conditions, self.tile).to(self.device)
 
     def record(self, model: Any, data: Any, bridge: Any, cond: Sequence[str]) -> None:
         """The recipe and the small files, before the first step: what --resume needs."""
@@ -149,7 +168,7 @@ class _Job:
             "conditions": plan.conditions,
             "family": {"name": plan.family, "config": config_values(model.family.config)},
             "training": config_values(plan.training),
-            "generation": {"tile": self.tile},
+            "generation": {"tile": model.tile},
         }
         run.save_recipe()
         run.save_parts(model)

@@ -1,0 +1,87 @@
+"""The command line: parse, call the verb, print. Results on stdout, everything else on stderr."""
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+VERBS = {
+    "train": "Learn how data are structured and save a run folder.",
+    "generate": "Make new things from a run.",
+    "evaluate": "How good a run is, whether a baseline beats it, whether it copied.",
+    "compare": "Every family on equal time: which should I use?",
+    "replay": "Make a generated file again from its own provenance.",
+    "inspect": "What a run or a data set is; where two runs first differ.",
+    "list": "Codecs, families, metrics and sizes.",
+    "demo": "Train on packaged data and look at the report.",
+}
+
+
+def build() -> Any:
+    """The cyclopts application with one verb a file."""
+    from cyclopts import App
+
+    from morphogen import __version__
+
+    app = App(name="morphogen", help="Learn how data is structured, then make more of it.", version=__version__, version_flags=["--version"], result_action="return_value")
+    for i, (verb, line) in enumerate(VERBS.items()):
+        app.command(f"morphogen.cli.{verb}:{'list_' if verb == 'list' else verb}", name=verb, help=line, sort_key=i)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `morphogen` command; exits with the codes of the documentation."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [t for t in tokens if t != "--debug"]
+    if debug:
+        sys.exit(_call(tokens))
+    try:
+        code = _call(tokens)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing more to say
+        code = 141
+    sys.exit(code)
+
+
+def _call(tokens: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    from morphogen.errors import MorphogenError
+
+    try:
+        return build()(tokens or ["--help"], exit_on_error=False, print_error=False) or 0
+    except MorphogenError as error:
+        return _fail(error.code, error.line(), error.exit_code)
+    except CycloptsError as error:
+        return _fail("usage", _usage(error, tokens), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", "stopped", 130)
+    except Exception as error:
+        if "--debug" in sys.argv or isinstance(error, BrokenPipeError):
+            raise
+        if _out_of_memory(error):
+            return _fail("resources", "not enough memory: try a smaller --size or --set training.batch=32", 5)
+        return _fail("internal", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}: a fault of ours; --debug shows where", 1)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error)
+
+
+def _usage(error: Any, tokens: list[str]) -> str:
+    from morphogen.errors import suggest
+
+    if tokens and tokens[0] not in VERBS and not tokens[0].startswith("-"):
+        return f"unknown verb '{tokens[0]}': {suggest(tokens[0], VERBS)}"
+    return " ".join(str(error).split()) + f": see morphogen {tokens[0]} --help"
+
+
+def _fail(code: str, line: str, status: int) -> int:
+    print(f"error[{code}]: {line}", file=sys.stderr)
+    return status
+
+
+Verb = Callable[..., int]

@@ -1,0 +1,197 @@
+"""evaluate: how good a run is, whether a classical baseline is better, and whether it copied; one report."""
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from morphogen.api.common import Watch, check_count, device_of, seconds
+from morphogen.api.train import default_cond, load_previews, recorded_wishes
+from morphogen.contracts import Item
+from morphogen.errors import DataError, MorphogenError, UsageError
+from morphogen.files import check_output, write_json, write_text
+from morphogen.plan import Plan, defaults_of, make_plan, read
+from morphogen.run import Run
+
+
+@dataclass
+class Judged:
+    """What evaluate and compare know about one model."""
+
+    result: Any
+    evidence: Any
+    raws: list[Any]
+    asked: list[dict[str, Any]]
+    draw_seconds: float
+
+
+def evaluate(
+    run: Run | str | Path,
+    *,
+    data: Any = None,
+    out: str | Path | None = None,
+    n: int | None = None,
+    seed: int = 1,
+    device: str = "auto",
+    force: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Measure a run on its held-out items (or on `data`) and write report.html, card.md and metrics.json to `out` (default: the run).
+
+    Returns {"metrics": [...], "verdict": str, "advice": [...], "report": path}. Raises DataError when the data are gone.
+    """
+    watch = watch or Watch()
+    folder = run if isinstance(run, Run) else Run.load(run)
+    target = Path(out) if out is not None else folder.path
+    if out is not None:
+        check_output(target, force=force)
+    if n is not None:
+        check_count(n)
+    model = folder.model(device_of(device))
+    plan = plan_again(folder)
+    train, held = plan.part(plan.train), plan.part(plan.held_out)
+    if data is not None:
+        held = _other_data(folder, data)
+    if not held:
+        raise DataError("nothing was held out: there are too few items", where=folder.recipe["data"]["path"], remedy="give other items with --data")
+    baselines = baseline_models(folder, plan, watch)
+    judged = judge(model, plan, train, held, baselines, n=n, seed=seed, watch=watch)
+    page = report_page(folder, plan, judged, baselines)
+    from morphogen.evaluate.report import card, render
+
+    write_text(target / "report.html", render(page))
+    write_text(target / "card.md", card(page))
+    answer = {"metrics": [m.to_json() for m in judged.result.metrics], "verdict": judged.result.verdict, "advice": list(judged.result.advice)}
+    write_json(target / "metrics.json", answer)
+    watch.progress("judging", 1.0)
+    return {**answer, "report": str(target / "report.html")}
+
+
+def plan_again(folder: Run) -> Plan:
+    """The plan of a run, made again from its recipe and its data. Raises DataError when the data moved."""
+    source = folder.recipe["data"]["path"]
+    if not source or not Path(source).exists():
+        raise DataError("the data the run learned from are not there", where=source or folder.path, remedy="put them back: the report compares with them")
+    parent = folder.recipe["data"].get("bridge")
+    wishes = recorded_wishes(folder.recipe)
+    return make_plan(source, **wishes, parent=Run(folder.path / "bridges" / "0", Run.load(folder.path / "bridges" / "0").recipe) if parent else None)
+
+
+def _other_data(folder: Run, data: Any) -> list[Item]:
+    name = folder.recipe["codec"]["name"]
+    config = {k: v for k, v in folder.recipe["codec"].get("config", {}).items() if k != "first"}
+    items = read(data, name, config)[-1]
+    needed = folder.recipe.get("conditions", {})
+    return [item for item in items if all(k in item.cond for k in needed)][:20000]
+
+
+def baseline_models(folder: Run, plan: Plan, watch: Watch, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The classical families that this kind of data is compared with, fitted on the same training items."""
+    from morphogen.api.train import fitted_classical
+
+    out = {}
+    for i, name in enumerate(names or [b for b in defaults_of(plan.codec.name)["baselines"] if b != plan.family]):
+        watch.progress("fitting baselines", (i + 0.1) / 3, name)
+        wishes = recorded_wishes(folder.recipe)
+        options = {"codec": wishes["options"]["codec"]}
+        try:
+            own = make_plan(folder.recipe["data"]["path"], family=name, seed=plan.seed, cond=wishes["cond"], options=options)
+            own.train, own.held_out = plan.train, plan.held_out
+            out[name] = fitted_classical(own)
+        except MorphogenError as error:  # a baseline that does not fit this data must not cost the report
+            watch.say(f"baseline {name} left out: {error}", "warn")
+    return out
+
+
+def judge(
+    model: Any, plan: Plan, train: list[Item], held: list[Item], baselines: dict[str, Any], *, n: int | None, seed: int, watch: Watch
+) -> Judged:
+    """Draw, score and measure one model beside its baselines."""
+    from morphogen.evaluate.evidence import Evidence
+    from morphogen.evaluate.suite import evaluate as measure
+    from morphogen.sampling import draws
+
+    n = n or int(plan.defaults.get("judge", 500))
+    keys = draws.seeded(seed, n)
+    cond = default_cond(model, keys)
+    begun = time.monotonic()
+    raws = model.generate(keys, cond=cond, progress=lambda share: watch.progress("drawing", share))
+    took = time.monotonic() - begun
+    watch.progress("drawing", 1.0)
+    asked = [{k: v[i] for k, v in (cond or {}).items()} for i in range(n)]
+    others, scores, kinds = {}, {}, {}
+    for name, baseline in baselines.items():
+        use = {k: v for k, v in (cond or {}).items() if k in baseline.conditions}
+        others[name] = baseline.generate(draws.seeded(seed + 1, n), cond=use or default_cond(baseline, keys))
+    held_cond = {k: [item.cond[k] for item in held] for k in model.conditions}
+    held_keys = draws.seeded(seed, len(held))
+    for name, scored in {"model": model, **baselines}.items():
+        watch.progress("scoring", 0.5, name)
+        use = {k: v for k, v in held_cond.items() if k in scored.conditions}
+        got = scored.log_prob([item.raw for item in held], held_keys, use)
+        if got is not None:
+            scores[name], kinds[name] = np.asarray(got.total), got.kind
+    watch.progress("measuring", 0.6)
+    conditions = {k: v for k, v in plan.conditions.items() if k in model.conditions}
+    evidence = Evidence(
+        codec=plan.codec, generated=raws, train=train, heldout=held, asked=asked if conditions else (), baselines=others,
+        conditions=conditions, log_prob=scores, kinds=kinds, seed=seed,
+    )
+    result = measure(evidence)
+    watch.progress("measuring", 1.0)
+    return Judged(result, evidence, raws, asked, took)
+
+
+def report_page(folder: Run, plan: Plan, judged: Judged, baselines: dict[str, Any]) -> Any:
+    """The report of a run: found, picked, samples, strip, metrics, curves, neighbours, facts."""
+    from morphogen.evaluate.report import Page
+
+    origin, shown = folder.provenance(), 40
+    facts = {
+        "family": folder.recipe["family"]["name"], "parameters": f"{origin.get('parameters', 0):,}",
+        "training": seconds(origin.get("seconds", 0)), "steps": f"{folder.recipe['training'].get('steps', 0):,}",
+        "training items": f"{len(plan.train):,}", "held out": f"{len(plan.held_out):,}",
+        "drawing": f"{len(judged.raws) / max(judged.draw_seconds, 1e-9):.3g} a second",
+        "seed": plan.seed, "data hash": origin.get("data") or "-", "model hash": origin.get("model") or "-",
+        "contains training rows": "yes" if origin.get("contains_training_rows") else "no",
+        **{k: str(v) for k, v in origin.get("environment", {}).items()},
+    }
+    preview = plan.codec.preview(judged.raws[:shown])
+    real = plan.codec.preview([item.raw for item in plan.part(plan.held_out or plan.train)[:shown]])
+    labels = [" ".join(str(v) for v in a.values())[:40] for a in judged.asked[:shown]] if judged.evidence.conditions else []
+    return Page(
+        title=f"{folder.path.name}: {folder.recipe['family']['name']} on {Path(folder.recipe['data']['path']).name}",
+        verdict=judged.result.verdict, advice=list(judged.result.advice), found=plan.found, picked=[*plan.picked, *plan.warnings],
+        samples=preview, real=real, labels=labels, strip=load_previews(folder.path / "samples"), metrics=judged.result.metrics,
+        curves=folder.metrics(), pairs=_pairs(plan, judged), facts=facts, reproduce=_commands(folder, plan),
+    )
+
+
+def _pairs(plan: Plan, judged: Judged, most: int = 8) -> list[tuple[dict[str, Any], dict[str, Any], float]]:
+    out = []
+    for made, real, distance in list(judged.result.pairs)[:most]:
+        out.append((plan.codec.preview([judged.raws[made]]), plan.codec.preview([judged.evidence.train[real].raw]), float(distance)))
+    return out
+
+
+def _commands(folder: Run, plan: Plan) -> list[str]:
+    data, recipe = Path(folder.recipe["data"]["path"]).name, folder.recipe
+    cond = "".join(f" --cond {c}" for c in recipe["data"].get("cond", []))
+    steps = f" --steps {recipe['training']['steps']}" if recipe["training"].get("steps") else ""
+    name = folder.path.name
+    return [
+        f"morphogen train {data} --out {name} --family {plan.family}{cond}{steps} --seed {plan.seed}",
+        f"morphogen generate {name} --n 16 --seed 0 --out out",
+        f"morphogen evaluate {name}",
+    ]
+
+
+def usable(evidence: Any) -> bool:
+    """Whether there is enough to judge."""
+    if len(evidence.heldout) < 1:
+        raise UsageError("nothing held out", remedy="give more items")
+    return True

@@ -1,0 +1,44 @@
+"""morphogen replay"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from morphogen.cli.console import result
+
+
+def replay(
+    file: Path,
+    /,
+    *,
+    out: Path,
+    run: Path | None = None,
+    device: str = "auto",
+    force: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Make a generated FILE again from its own provenance. Example: morphogen replay threes/00002.png --out again.png
+
+    Parameters
+    ----------
+    file
+        A file that `morphogen generate` wrote.
+    out
+        Where to write it again; the same bytes on the same build.
+    run
+        Where the run folder lies now, when it was moved.
+    device
+        auto, cpu, cuda or mps.
+    force
+        Replace an output that exists.
+    json
+        Print one JSON object on stdout.
+    """
+    from morphogen import api
+
+    made = api.replay(file, out, run=run, device=device, force=force)
+    same = made.read_bytes() == file.read_bytes()
+    line = f"{made} ({'the same bytes' if same else 'bytes differ: another build, thread count or processor'})"
+    return result({"out": str(made), "same": same}, [line], json)

@@ -1,0 +1,82 @@
+"""morphogen train"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from morphogen.cli.console import Console, Number, Whole, result
+
+
+def train(
+    data: Path,
+    /,
+    *,
+    out: Path,
+    family: str | None = None,
+    size: str | None = None,
+    minutes: Number | None = None,
+    steps: Whole | None = None,
+    seed: Whole = 0,
+    cond: Annotated[list[str] | None, Parameter(negative="")] = None,
+    bridge: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "auto",
+    set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    report: bool = True,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Learn how DATA is structured and save a run folder. Example: morphogen train photos/ --out runs/photos --minutes 10
+
+    Parameters
+    ----------
+    data
+        A folder of pictures, a CSV, Parquet or JSONL file, a text file or a folder of them.
+    out
+        The run folder to make.
+    family
+        Model family; without it the data decide. See `morphogen list`.
+    size
+        tiny, small, base or large.
+    minutes
+        Wall time from reading the data to the saved model.
+    steps
+        Optimiser steps instead of minutes: the same run on any machine.
+    seed
+        Names every random draw.
+    cond
+        What outputs can be asked for: labels, captions or a column. Repeat for more.
+    bridge
+        A trained run with a latent (vae): model its latent instead of the data.
+    resume
+        Go on from the last checkpoint of the run folder.
+    device
+        auto, cpu, cuda or mps.
+    set_
+        Override one value: training.lr=1e-3, net.width=96, family.latent=vq, codec.size=32. Repeat for more.
+    report
+        Judge the run at the end and write report.html into it.
+    force
+        Replace a run folder that exists.
+    json
+        Print one JSON object on stdout.
+    """
+    from morphogen import api
+    from morphogen.api.common import parse_options
+
+    watch = Console()
+    try:
+        run = api.train(
+            data, out, family=family, size=size, minutes=minutes, steps=steps, seed=seed, cond=cond or (), bridge=bridge, resume=resume,
+            device=device, options=parse_options(set_ or ()), force=force, watch=watch, report=report,
+        )
+    finally:
+        watch.close()
+    facts = {"run": str(run.path), "family": run.recipe["family"]["name"], **{k: run.provenance().get(k) for k in ("seconds", "steps", "parameters", "model")}}
+    lines = [str(run.path), f"next: morphogen generate {run.path} --n 16 --out {run.path.name}-new"]
+    if (run.path / "report.html").exists():
+        lines.append(f"report: {run.path / 'report.html'}")
+        facts["report"] = str(run.path / "report.html")
+    return result(facts, lines, json)
