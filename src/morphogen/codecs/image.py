@@ -1,0 +1,362 @@
+"""Pictures <-> Array (C, H, W) in [-1, 1]. No torch here."""
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from morphogen import files, spaces
+from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, head_of, read_picture, sniff
+from morphogen.codecs.sources import METADATA, Listing, Skips, class_folders, group_of, read_metadata, read_utf8, said_about
+from morphogen.contracts import Claim, Given, Item
+from morphogen.errors import DataError, UsageError, suggest
+from morphogen.spaces import Array
+
+SYMMETRIES = ("flip_x", "rot90", "shift")
+LARGEST = 1024
+FEW_LEVELS = 64
+SEEN = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """How pictures become samples; 0 = found in the data."""
+
+    size: int = 0
+    "Height and width in pixels."
+    height: int = 0
+    "Height where it differs from the width."
+    width: int = 0
+    "Width where it differs from the height."
+    limit: int = 64
+    "Longest side chosen when the size is found in the data."
+    channels: int = 0
+    "1 grey, 3 colour, 4 colour with transparency."
+    symmetry: tuple[str, ...] = ()
+    "What leaves a picture as likely as before: flip_x, rot90, shift."
+
+
+class ImageCodec:
+    """Pictures of one size: uint8 (H, W, C) <-> float32 (C, H, W) in [-1, 1].
+
+    With transparency, colours are premultiplied by alpha, so that what nobody can see carries nothing to learn.
+    """
+
+    name: ClassVar[str] = "image"
+    Config: ClassVar[type] = ImageConfig
+
+    def __init__(self, config: ImageConfig | None = None) -> None:
+        self.config = config or ImageConfig()
+        self.space: spaces.Space = Array((0, 0, 0))
+        self.levels: list[list[int]] = [[], []]
+        self.skips = Skips()
+        self.notes: list[str] = []
+        _check(self.config)
+
+    # ---------------------------------------------------------------- files
+    @staticmethod
+    def claims(listing: Listing) -> Claim:
+        """The share of picture files among all but metadata and captions."""
+        if listing.frame is not None or not listing.files:
+            return Claim(0.0, "no files")
+        pictures = [file for file in listing.files if file.suffix.lower() in SUFFIXES or file.suffix.lower() in REFUSED]
+        if not pictures:
+            pictures = [file for file in listing.files[:20] if not file.suffix and sniff(head_of(file)) in FORMATS]
+        stems = {file.with_suffix("") for file in pictures}
+        beside = sum(f.name.lower() in METADATA or (f.suffix.lower() == ".txt" and f.with_suffix("") in stems) for f in listing.files)
+        total = len(listing.files) - beside
+        return Claim(len(pictures) / max(total, 1), f"{len(pictures):,} of {total:,} files are pictures")
+
+    def read(self, listing: Listing) -> Iterator[Item]:
+        """Yield every usable picture with its conditions; the rest goes to `skips`, conversions to `notes`.
+
+        Raises DataError at the end when nothing, or less than 99 %, was usable.
+        """
+        self.skips, self.notes = Skips(), []
+        paths = [file for file in listing.files if _is_picture(file)]
+        if not paths:
+            kinds = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in listing.by_suffix().most_common(4))
+            raise DataError("no pictures", where=listing.root, remedy=f"expected {', '.join(FORMATS)}; found {kinds or 'none'}")
+        unmatched = Skips()
+        about = read_metadata(listing, unmatched)
+        unmatched.check(len(about) + unmatched.count)
+        classes = class_folders(listing, paths)
+        texts = {file for file in listing.files if file.suffix.lower() == ".txt"}
+        kept = 2 * (max(self.config.size, self.config.height, self.config.width) or self.config.limit)
+        found: Counter[str] = Counter()
+        for path in paths:
+            try:
+                raw, notes = read_picture(path, kept)
+                said = read_utf8(path.with_suffix(".txt")).strip() if path.with_suffix(".txt") in texts else ""
+            except DataError as error:
+                self.skips.add(listing.name_of(path), f"{error.what}: {error.remedy}")
+                continue
+            found.update(notes)
+            cond, group = said_about(about.get(path, {}))
+            if path in classes:
+                cond.setdefault("label", classes[path])
+            if said:
+                cond.setdefault("caption", said)
+            yield Item(raw, cond, group or group_of(raw))
+        self.notes += [f"{count:,} {note}" for note, count in found.items()]
+        self.skips.check(len(paths))
+
+    def write(self, raws: Sequence[np.ndarray], out: Path, meta: Sequence[dict[str, Any]]) -> list[Path]:
+        """Write the new folder `out`: 00000.png ... and metadata.jsonl (file_name and each one's meta). Returns the pictures."""
+        out = Path(out)
+        names = [f"{i:05d}.png" for i in range(len(raws))]
+        with files.new_folder(out) as folder:
+            for raw, name in zip(raws, names):
+                (folder / name).write_bytes(_png(raw))
+            rows = [{"file_name": name, **(meta[i] if i < len(meta) else {})} for i, name in enumerate(names)]
+            lines = [json.dumps({key: _plain(value) for key, value in row.items()}, ensure_ascii=False) + "\n" for row in rows]
+            (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+        return [out / name for name in names]
+
+    # ---------------------------------------------------------------- learning
+    def fit(self, items: Sequence[Item]) -> None:
+        """Find size, channels and grey levels. Raises DataError when there is nothing, or nothing that varies."""
+        raws = [_checked(item.raw) for item in items]
+        if not raws:
+            raise DataError("no pictures to learn from", remedy="give at least two")
+        if len(raws) == 1:
+            self.notes.append("a single picture: all that can be learned is to copy it")
+        elif all(raw.shape == raws[0].shape and np.array_equal(raw, raws[0]) for raw in raws):
+            raise DataError(f"no variation: all {len(raws):,} pictures are identical", remedy="add different ones")
+        height, width = self._find_size(raws)
+        if "rot90" in self.config.symmetry and height != width:
+            raise UsageError(f"symmetry rot90 with {height}×{width} pictures", remedy="choose one size for both sides or leave it out")
+        channels = self.config.channels or _find_channels(raws)
+        self.space = Array((channels, height, width), tuple(self.config.symmetry))
+        if len({raw.shape[:2] for raw in raws} | {(height, width)}) > 1:
+            self.notes.append(f"pictures were resized and cropped to {height}×{width}")
+        if channels < 4 and any(raw.shape[2] == 4 and raw[..., 3].min() < 255 for raw in raws):
+            self.notes.append("transparent pictures were put on white")
+        self.levels = self._find_levels(raws)
+
+    def _find_size(self, raws: list[np.ndarray]) -> tuple[int, int]:
+        config, sizes = self.config, np.array([raw.shape[:2] for raw in raws])
+        height, width = (float(side) for side in np.median(sizes, axis=0))
+        equal = bool((sizes == sizes[0]).all())
+        longest = max(height, width)
+        if not equal or longest > config.limit:
+            scale = min(1.0, config.limit / longest)
+            height, width = (min(max(8, 8 * round(side * scale / 8)), max(config.limit, 1)) for side in (height, width))
+        return config.height or config.size or int(height), config.width or config.size or int(width)
+
+    def _find_levels(self, raws: list[np.ndarray]) -> list[list[int]]:
+        """[colour, alpha] values when the data have few ([] = all 256): sketches and old sensors, so outputs have them too."""
+        counts = np.zeros((2, 256), np.int64)
+        for i in range(0, len(raws), -(-len(raws) // SEEN)):
+            pixels = self._framed(raws[i])
+            if pixels.shape[2] == 4:
+                counts[1] += np.bincount(pixels[..., 3].ravel(), minlength=256)
+                pixels = pixels[pixels[..., 3] > 0][:, :3]
+            counts[0] += np.bincount(pixels.ravel(), minlength=256)
+        found = []
+        for count in counts:
+            present = np.flatnonzero(count)
+            few = 2 <= len(present) <= FEW_LEVELS and count.sum() >= 50 * len(present)  # a few pixels never show all levels
+            found.append([int(v) for v in present] if few else [])
+        return found
+
+    # ---------------------------------------------------------------- one picture
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a sample."""
+        return self.space.shape  # type: ignore[union-attr, return-value]
+
+    def _framed(self, raw: np.ndarray) -> np.ndarray:
+        """At the samples' size and channels, uint8: cropped at the centre to their proportions, then resized."""
+        channels, height, width = self.shape
+        if raw.shape[2] == 4 and channels < 4:
+            alpha = raw[..., 3:].astype(np.float32) / 255
+            raw = np.rint(raw[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+        return _channels(_resize(raw, height, width), channels)
+
+    def encode(self, raw: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, C) of any size -> float32 (C, H, W) in [-1, 1]."""
+        return self._scaled(self._framed(_checked(raw)))
+
+    @staticmethod
+    def _scaled(pixels: np.ndarray) -> np.ndarray:
+        x = pixels.astype(np.float32) / 255
+        if pixels.shape[2] == 4:
+            x[..., :3] *= x[..., 3:]
+        return np.ascontiguousarray(x.transpose(2, 0, 1)) * 2 - 1
+
+    def decode(self, x: Any) -> np.ndarray:
+        """float (C, H, W) -> uint8 (H, W, C) on the grey levels the data have. Raises DataError for NaN."""
+        values = np.asarray(x, np.float32).transpose(1, 2, 0) / 2 + 0.5
+        if not np.isfinite(values).all():
+            raise DataError("the model drew values that are no numbers", remedy="train again with a lower learning rate")
+        values = values.clip(0, 1)
+        if values.shape[2] == 4:
+            alpha = values[..., 3:]
+            colour = np.where(alpha > 1e-3, values[..., :3] / np.maximum(alpha, 1e-3), 0)
+            solid = _snap(alpha, self.levels[1])
+            return np.concatenate([_snap(colour, self.levels[0]) * (solid > 0), solid], 2)
+        return _snap(values, self.levels[0])
+
+    def given(self, raw: Any) -> Given:
+        """A picture (or its path) whose transparent pixels are unknown: x (C, H, W), known (1, H, W)."""
+        pixels = _checked(read_picture(Path(raw))[0] if isinstance(raw, str | Path) else raw)
+        channels, height, width = self.shape
+        resized = _resize(pixels, height, width)
+        known = np.ones((height, width), bool)
+        if resized.shape[2] == 4:
+            known = resized[..., 3] >= (1 if resized is pixels else 128)  # resizing smears the edge of what is known
+            resized = resized if channels == 4 else resized[..., :3]  # not put on white: the colours are what is known
+        x = self._scaled(_channels(resized, channels))
+        return Given(np.where(known[None], x, np.float32(0)), known[None])
+
+    # ---------------------------------------------------------------- looking at many
+    def preview(self, raws: Sequence[np.ndarray]) -> dict[str, Any]:
+        """{"kind": "image", "png": [bytes]}."""
+        return {"kind": "image", "png": [_png(raw) for raw in raws]}
+
+    @property
+    def feature_name(self) -> str:
+        """What `features` are, for reports."""
+        return "pixels at up to 16×16 and 4×4 with gradient orientations (no pretrained network)"
+
+    def features(self, raws: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 (N, D): area-averaged pixels at two scales and 8 gradient orientations in up to 4×4 cells."""
+        if not len(raws):
+            raise UsageError("features of no pictures", remedy="give at least one")
+        x = np.stack([self.encode(raw) for raw in raws])
+        height, width = x.shape[2:]
+        grey = x.mean(1)
+        down, across = np.gradient(grey, axis=1) if height > 1 else grey * 0, np.gradient(grey, axis=2) if width > 1 else grey * 0
+        strength = np.hypot(down, across)
+        turn = (np.arctan2(down, across) / (2 * np.pi) + 1) % 1 * 8
+        # Each gradient is shared between its two nearest orientations, so that a small rotation changes little.
+        shares = [strength * np.maximum(0, 1 - np.minimum((turn - k) % 8, (k - turn) % 8)) for k in range(8)]
+        parts = [_pool(x, 16), _pool(x, 4), 4 * _pool(np.stack(shares, 1), 4)]
+        return np.concatenate([part.reshape(len(x), -1) for part in parts], 1).astype(np.float32)
+
+    def size_of(self, raw: np.ndarray) -> tuple[int, str]:
+        """(numbers in one sample, "dimension"): the unit of bits per dimension."""
+        return int(np.prod(self.shape)), "dimension"
+
+    # ---------------------------------------------------------------- saved
+    def state(self) -> dict[str, Any]:
+        """What `fit` found, as JSON."""
+        return {"space": spaces.to_json(self.space), "levels": self.levels}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.space = spaces.from_json(state["space"])
+        self.levels = [[int(v) for v in part] for part in state["levels"]]
+
+
+def _check(config: ImageConfig) -> None:
+    for name, least in (("size", 0), ("height", 0), ("width", 0), ("limit", 8)):
+        if not least <= getattr(config, name) <= LARGEST:
+            raise UsageError(f"image {name} = {getattr(config, name)}", remedy=f"choose {least} to {LARGEST}")
+    if config.channels not in (0, 1, 3, 4):
+        raise UsageError(f"image channels = {config.channels}", remedy="choose 1 grey, 3 colour, 4 with transparency, or 0 to find out")
+    for name in config.symmetry:
+        if name not in SYMMETRIES:
+            raise UsageError(f"unknown symmetry '{name}'", remedy=suggest(name, SYMMETRIES))
+
+
+def _is_picture(path: Path) -> bool:
+    """By its ending, or by content when the ending says nothing we know (a text file is not opened)."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES or suffix in REFUSED:
+        return True
+    if path.name.lower() in METADATA or suffix in (".txt", ".md", ".csv", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".html", ".py"):
+        return False
+    return sniff(head_of(path)) in FORMATS
+
+
+def _checked(raw: Any) -> np.ndarray:
+    pixels = np.asarray(raw)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise DataError(f"a picture of {pixels.dtype} {pixels.shape}", remedy="expected uint8 (height, width, 1 or 3 or 4)")
+    return pixels
+
+
+def _find_channels(raws: list[np.ndarray]) -> int:
+    if any(raw.shape[2] == 4 and raw[..., 3].min() < 255 for raw in raws):
+        return 4
+    grey = all(raw.shape[2] == 1 or np.array_equal(raw[..., :2], raw[..., 1:3]) for raw in raws)
+    return 1 if grey else 3
+
+
+def _channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    have = pixels.shape[2]
+    if have == channels:
+        return pixels
+    colour = pixels[..., :3]
+    if channels == 1:  # ITU-R 601 luma, as Pillow
+        if np.array_equal(colour[..., :-1], colour[..., 1:]):
+            return np.ascontiguousarray(colour[..., :1])
+        return np.rint(colour @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+    colour = np.broadcast_to(colour, (*colour.shape[:2], 3))
+    alpha = np.full((*colour.shape[:2], 1), 255, np.uint8)
+    return np.concatenate([colour, alpha], 2) if channels == 4 else np.ascontiguousarray(colour)
+
+
+def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    have_height, have_width = pixels.shape[:2]
+    if (have_height, have_width) == (height, width):
+        return pixels
+    # Crop first: a strip of 1×65535 scaled to cover 64×64 would be four million pixels wide.
+    scale = min(have_height / height, have_width / width)
+    top, left = (have_height - height * scale) / 2, (have_width - width * scale) / 2
+    first_row, first_column = int(top), int(left)  # cut before filtering, or the filter reaches over the crop's edge
+    pixels = pixels[first_row : math.ceil(top + height * scale), first_column : math.ceil(left + width * scale)]
+    top, left = top - first_row, left - first_column
+    box = (left, top, min(left + width * scale, pixels.shape[1]), min(top + height * scale, pixels.shape[0]))
+    resized = np.array(_as_image(pixels).resize((width, height), Image.Resampling.LANCZOS, box=box), np.uint8)
+    return resized.reshape(height, width, -1)
+
+
+def _as_image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+
+
+def _png(raw: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    _as_image(_checked(raw)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _snap(values: np.ndarray, levels: list[int]) -> np.ndarray:
+    """[0, 1] -> the nearest of `levels` (all 256 when empty), uint8."""
+    if not levels:
+        return np.rint(values * 255).clip(0, 255).astype(np.uint8)
+    steps = np.array(levels, np.float32)
+    return np.array(levels, np.uint8)[np.searchsorted((steps[1:] + steps[:-1]) / 2, values * 255)]
+
+
+def _pool(x: np.ndarray, most: int) -> np.ndarray:
+    """Area means of (N, C, H, W) on a grid of at most `most` cells a side, exact for sizes that do not divide."""
+    for axis in (2, 3):
+        have = x.shape[axis]
+        if have > most:
+            edges = np.linspace(0, have, most + 1)
+            cover = np.minimum(edges[1:, None], np.arange(1, have + 1)) - np.maximum(edges[:-1, None], np.arange(have))
+            x = np.moveaxis(np.tensordot(x, cover.clip(0) * (most / have), (axis, 1)), -1, axis)
+    return x
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able: numpy to plain numbers, what is not finite to null, anything else to its text."""
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return None if isinstance(value, float) else str(value)
+    return value

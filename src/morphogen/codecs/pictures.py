@@ -1,0 +1,216 @@
+"""A picture file as 8-bit pixels, whatever it holds and whatever its name says. No torch here.
+
+The content decides the format, the header's size is checked before anything is decoded, and only six decoders of
+Pillow are ever reached: every other one is attack surface without use.
+"""
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from morphogen.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+SUFFIXES = {".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".webp": "WEBP",
+            ".gif": "GIF", ".bmp": "BMP", ".dib": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+REFUSED = {".svg": "svg", ".svgz": "svg", ".heic": "heif", ".heif": "heif", ".avif": "heif"}
+MAX_PIXELS = 64_000_000
+HEAD = 1024
+WHY = {
+    "empty": ("the file is empty", "copy it again"),
+    "svg": ("SVG is a drawing in code, not pixels", "export it as PNG"),
+    "heif": ("HEIC and AVIF pictures are not read", "convert them to PNG or JPEG"),
+    "lfs": ("a Git LFS pointer, not the picture itself", "run `git lfs pull`"),
+    "html": ("a web page under a picture's name", "download the picture again"),
+    "": ("not a picture this tool reads", "convert it to PNG"),
+}
+SPOKEN = {"1": "black-and-white", "P": "palette", "PA": "palette", "LA": "grey with transparency", "La": "grey with transparency",
+          "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "Lab", "HSV": "HSV", "F": "floating-point", "I": "32-bit"}
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+
+
+def head_of(path: Path) -> bytes:
+    """The first 1,024 bytes. Raises DataError when the file cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path, remedy="check its permissions") from None
+
+
+def sniff(head: bytes) -> str:
+    """The format by content: a name of FORMATS, or a key of WHY ("" = unknown)."""
+    if not head:
+        return "empty"
+    for kind, start in (("PNG", b"\x89PNG\r\n\x1a\n"), ("JPEG", b"\xff\xd8\xff"), ("GIF", b"GIF87a"), ("GIF", b"GIF89a"),
+                        ("TIFF", b"II*\0"), ("TIFF", b"MM\0*"), ("lfs", b"version https://git-lfs")):
+        if head.startswith(start):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[:2] == b"BM" and len(head) > 26 and struct.unpack_from("<I", head, 14)[0] in (12, 16, 40, 52, 56, 64, 108, 124):
+        return "BMP"
+    if head[4:8] == b"ftyp":
+        return "heif"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "html"
+    return "svg" if text.startswith(b"<") and b"<svg" in text else ""
+
+
+def header_size(kind: str, head: bytes) -> tuple[int, int] | None:
+    """(width, height) as the first bytes claim them; None for JPEG and TIFF, which Pillow opens without decoding."""
+    try:
+        if kind == "PNG":
+            return struct.unpack_from(">II", head, 16)
+        if kind == "GIF":
+            return struct.unpack_from("<HH", head, 6)
+        if kind == "BMP":
+            width, height = struct.unpack_from("<HH" if head[14] == 12 else "<ii", head, 18)
+            return width, abs(height)
+        if kind == "WEBP":
+            return _webp_size(head)
+    except struct.error:
+        return 0, 0
+    return None
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L":
+        bits = struct.unpack_from("<I", head, 21)[0]
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", head, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def check_size(size: tuple[int, int], path: object) -> None:
+    """Refuse pictures without pixels or with more than 64 million. Raises DataError."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise DataError(f"a picture of {width}×{height} pixels", where=path, remedy="it has no content")
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{width}×{height} pixels are more than {MAX_PIXELS // 10**6} million", where=path, remedy="scale it down first")
+
+
+def check_png_data(path: Path) -> None:
+    """Compare the checksums of a PNG's pixel chunks, which Pillow leaves unread. Raises DataError at the first that is wrong."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(start := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", start)
+            if name != b"IDAT":
+                file.seek(length + 4, 1)
+                continue
+            found = zlib.crc32(name)
+            while length and (block := file.read(min(length, 1 << 20))):
+                found, length = zlib.crc32(block, found), length - len(block)
+            if file.read(4) != found.to_bytes(4, "big"):
+                raise DataError("damaged PNG (wrong checksum)", where=path, remedy="copy or convert it again")
+
+
+def read_picture(path: Path, shrink: int = 0) -> tuple[np.ndarray, list[str]]:
+    """(uint8 (H, W, C) with C in {1, 3, 4}, what was converted) of the first frame, turned upright by its EXIF tag.
+
+    `shrink`: a larger shorter side is reduced to it (0 = never). Raises DataError for all that is not a whole picture.
+    """
+    head = head_of(path)
+    kind = sniff(head)
+    if kind not in FORMATS:
+        what, remedy = WHY[kind]
+        raise DataError(what, where=path, remedy=remedy)
+    size = header_size(kind, head)
+    if size is not None:
+        check_size(size, path)
+    notes = ["16-bit pictures became 8-bit"] if kind == "PNG" and head[24:25] == b"\x10" else []
+    if SUFFIXES.get(path.suffix.lower(), kind) != kind:
+        notes.append("files are not of the kind their ending says")
+    if kind == "PNG":
+        check_png_data(path)
+    try:
+        with warnings.catch_warnings():  # Pillow only warns of bombs and odd tags; the checks here decide
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                check_size(image.size, path)
+                return _upright_pixels(image, shrink, notes), list(dict.fromkeys(notes))
+    except DataError:
+        raise
+    except Exception as error:  # hostile bytes make decoders raise anything, struct.error and RecursionError included
+        raise DataError(f"damaged {kind} ({error})", where=path, remedy="copy or convert it again") from None
+
+
+def _upright_pixels(image: Image.Image, shrink: int, notes: list[str]) -> np.ndarray:
+    if _has_more_frames(image):
+        notes.append("animations or several pages: the first was taken")
+    turn = TURNS.get(_orientation(image))
+    if shrink:
+        image.draft(None, (shrink, shrink))  # JPEG decodes straight to 1/2, 1/4 or 1/8: never below what is asked
+    image.load()
+    image = _eight_bit(image, notes)
+    if shrink and min(image.size) > shrink:
+        scale = shrink / min(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2)
+    if turn is not None:
+        image = image.transpose(turn)
+        notes.append("pictures were turned upright by their EXIF tag")
+    pixels = np.array(image, np.uint8)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        if image.format != "TIFF":
+            return bool(getattr(image, "is_animated", False))
+        image.seek(1)  # counting TIFF pages would walk them all
+        image.seek(0)
+        return True
+    except Exception:  # a later page may be damaged or missing: only the first counts
+        if image.format == "TIFF":
+            image.seek(0)
+        return False
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return 1
+
+
+def _eight_bit(image: Image.Image, notes: list[str]) -> Image.Image:
+    """L, RGB or RGBA."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _deep_grey(image, notes)
+    mode = image.mode
+    clear = image.has_transparency_data
+    target = "RGBA" if clear else "L" if mode in ("1", "L") else "RGB"
+    if mode == "P" and not clear and image.getpalette("RGB") is None:
+        target = "L"
+    if mode in SPOKEN:
+        notes.append(f"{SPOKEN[mode]} pictures became {target}")
+    return image if mode == target else image.convert(target)
+
+
+def _deep_grey(image: Image.Image, notes: list[str]) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("holds values that are no numbers", where=getattr(image, "filename", ""), remedy="replace NaN and infinities")
+    low, high = float(values.min()), float(values.max())
+    if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
+        values /= 257
+        notes.append("16-bit pictures became 8-bit")
+    else:
+        notes.append(f"{SPOKEN[image.mode]} pictures became 8-bit")
+        if image.mode == "F" and low >= 0 and high <= 1:
+            values *= 255
+        elif low < 0 or high > 255:
+            values = (values - low) * (255 / max(high - low, 1e-12))
+    return Image.fromarray(np.rint(values).astype(np.uint8))
