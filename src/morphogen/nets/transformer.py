@@ -22,7 +22,7 @@ from morphogen.contracts import Cond, Given
 from morphogen.errors import UsageError, suggest
 
 # width, depth, heads; see benchmarks for what a core trains per second
-SIZES = {"tiny": (64, 2, 2), "small": (128, 3, 4), "base": (384, 8, 6), "large": (768, 12, 12)}
+SIZES = {"tiny": (64, 2, 2), "small": (128, 2, 4), "base": (384, 8, 6), "large": (768, 12, 12)}
 
 
 @dataclass(frozen=True, kw_only=True)
