@@ -1,0 +1,326 @@
+"""Tables: CSV, JSONL, Parquet and data frames <-> a Record of numbers and categories. No torch here."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from morphogen.codecs.sources import Listing, Skips, group_of
+from morphogen.codecs.table import columns as C
+from morphogen.codecs.table import files as F
+from morphogen.codecs.table.cells import Parser, free_name, row_of, tally, typed
+from morphogen.codecs.table.columns import Column
+from morphogen.contracts import Claim, Given, Item
+from morphogen.errors import DataError, UsageError, suggest
+from morphogen.spaces import Array, Record, Space, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How tables are read."""
+
+    encoding: str = "utf-8"
+    "Encoding of CSV files."
+    max_categories: int = 1000
+    "Most categories a column keeps; the rarest beyond become '(other)'."
+    max_columns: int = 2000
+    "Refuse tables with more columns."
+
+
+class TableCodec:
+    """A row (dict column -> value) <-> a Record: Tokens(vocab, 1) for words, Array((1,)) for numbers.
+
+    A number column with empty cells has a companion field "<name>?" in front (1 = empty). Ids, constants, empty columns and
+    free text are not in the Space; they come back fresh, the same, or empty. Raw values: None, int, float, str, bool, date, datetime.
+    """
+
+    name: ClassVar[str] = "table"
+    Config: ClassVar[type] = Config
+    feature_name: ClassVar[str] = "standardised numbers and one-hot categories"
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self.columns: list[Column] = []
+        self.space: Space = Record(())
+        self.skips, self.notes = Skips(), []
+        self._delimiter = ","
+        self._surveyed: list[Column] = []
+
+    # ---------------------------------------------------------------- reading
+    @staticmethod
+    def claims(listing: Listing) -> Claim:
+        """Frames and folders of table files; a JSONL that only holds text is left to the text codec."""
+        if listing.frame is not None:
+            return Claim(1.0, "a data frame")
+        found = [f for f in listing.files if f.suffix.lower() in (*F.KNOWN, *F.SHEETS)]
+        share = len(found) / max(1, len(listing.files))
+        if found and found[0].suffix.lower() in F.LINES:
+            with found[0].open("rb") as file:
+                head = file.readline(1 << 16)
+            if head.count(b'":') + head.count(b'" :') < 2 or b'"messages"' in head:
+                return Claim(0.3 * share, "JSON lines with one field")
+        return Claim(0.95 * share, f"{len(found)} table file{'s' * (len(found) != 1)}") if found else Claim(0.0)
+
+    def read(self, listing: Listing) -> Iterator[Item]:
+        """Yield the rows. The first read finds the columns; a fitted codec reads by its own and skips rows that do not fit.
+
+        Raises DataError for files that are no tables, have no rows, or lose more than 1 % of them.
+        """
+        self.skips = Skips()
+        tables = F.sources(listing, self.config.encoding, self.config.max_columns, self.notes)
+        first = not self.columns
+        if first:
+            self._count(tables, listing)
+            self._delimiter = tables[0].delimiter
+        columns = self.columns or self._surveyed
+        where = listing.files[0] if listing.files else ""
+        unknown = {c.name for c in columns if c.learned} - set(tables[0].names)
+        if unknown:
+            raise DataError(f"column '{min(unknown)}' is missing", where=where, remedy="give a table with the columns of the training data")
+        by_name = {c.name: c for c in columns}
+        parsers = [Parser(by_name.get(n)) for n in tables[0].names]
+        good = 0
+        for table in tables:
+            for place, cells in table.rows(Skips() if first else self.skips):
+                row, why = row_of(tables[0].names, parsers, cells)
+                if why:
+                    self.skips.add(place, why)
+                else:
+                    good += 1
+                    yield Item(row, {}, group_of(row))
+        self.skips.check(good + self.skips.count)
+
+    def _count(self, tables: list[F.Source], listing: Listing) -> None:
+        """Pass one: how often each distinct cell occurs decides what each column is; values are parsed in pass two."""
+        names = tables[0].names
+        counts: list[Counter[Any]] = [Counter() for _ in names]
+        rising, last, total = [True] * len(names), [None] * len(names), 0
+        for table in tables:
+            for _, cells in table.rows(self.skips):
+                total += 1
+                tally(cells, counts, rising, last)
+        self.skips.check(total + self.skips.count)
+        if not total:
+            where = listing.files[0] if listing.files else "frame"
+            raise DataError("the table has no rows", where=where, remedy="give a header and at least a few dozen rows")
+        self._survey(names, counts, tables[0].typed, rising)
+
+    def _survey(self, names: Sequence[str], counts: list[Counter[Any]], is_typed: bool, rising: list[bool]) -> None:
+        self._surveyed = []
+        for name, count, up in zip(names, counts, rising):
+            column, notes = C.survey(name, count, is_typed, up, self.config.max_categories)
+            self._surveyed.append(column)
+            self.notes += notes
+
+    # ---------------------------------------------------------------- fitting
+    def fit(self, items: Sequence[Item]) -> None:
+        """Fit ranges and scales to training rows; kinds and vocabularies come from `read`, or from these rows without it.
+
+        Raises DataError when no column is left to learn.
+        """
+        if not items:
+            raise DataError("no rows to learn from", remedy="give at least a few dozen rows")
+        if not self._surveyed:
+            names = list(dict.fromkeys(k for item in items for k in item.raw))
+            counts: list[Counter[Any]] = [Counter() for _ in names]
+            rising, last = [True] * len(names), [None] * len(names)
+            for item in items:
+                tally([C.V.plain(item.raw.get(n)) for n in names], counts, rising, last)
+            self._survey(names, counts, True, rising)
+        columns = [C.Column(**asdict(c)) for c in self._surveyed]
+        for column in columns:
+            if column.kind in C.NUMERIC:
+                values = [C.parse(column, item.raw.get(column.name)) for item in items]
+                present = [v for v in values if v is not None]
+                if present:
+                    C.measure(column, present)
+                else:  # every cell of the training part is empty: there is nothing to learn
+                    column.kind = "empty"
+        self._adopt(columns)
+        if len(items) < 50:
+            self.notes.append(f"only {len(items)} rows: whatever is learned from so few may be close to copies of them")
+
+    def _adopt(self, columns: list[Column]) -> None:
+        """Build the Space from the columns."""
+        taken, fields = {c.name for c in columns}, []
+        for column in (c for c in columns if c.learned):
+            if column.kind in C.WORDS:
+                vocab = len(column.values) + bool(column.missing)
+                fields.append((column.name, Tokens(max(vocab, 1), 1)))
+                continue
+            if column.missing:
+                column.companion = column.companion or free_name(column.name + "?", taken)
+                taken.add(column.companion)
+                fields.append((column.companion, Tokens(2, 1)))
+            fields.append((column.name, Array((1,))))
+        if not fields:
+            raise DataError("no column can be learned", where=", ".join(f"{c.name} is {c.kind}" for c in columns[:5]),
+                            remedy="give columns of numbers or repeated categories, and more than one row")
+        self.columns, self.space = columns, Record(tuple(fields))
+        self._at = {c.name: {typed(v): i for i, v in enumerate(c.values)} for c in columns if c.kind in C.WORDS}
+        self._by_name = {c.name: c for c in columns}
+
+    def describe(self) -> list[str]:
+        """One line a column: what it holds and how it is treated."""
+        return [c.line() for c in self.columns]
+
+    def state(self) -> dict[str, Any]:
+        columns = [asdict(c) for c in self.columns]
+        return {"config": asdict(self.config), "columns": columns, "delimiter": self._delimiter, "notes": list(self.notes)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.config = Config(**state["config"])
+        self._delimiter, self.notes = state["delimiter"], list(state["notes"])
+        self._adopt([Column(**c) for c in state["columns"]])
+        self._surveyed = self.columns
+
+    # ---------------------------------------------------------------- rows
+    def encode(self, raw: dict[str, Any]) -> dict[str, np.ndarray]:
+        """A row as a sample of the Space. Raises DataError for a value the column cannot hold."""
+        out: dict[str, np.ndarray] = {}
+        for column in self.columns:
+            if column.learned:
+                self._put(out, column, raw.get(column.name))
+        return out
+
+    def _put(self, out: dict[str, np.ndarray], column: Column, value: Any) -> None:
+        if column.kind in C.WORDS:
+            out[column.name] = np.array([self._word(column, value)], np.int64)
+            return
+        parsed = None if C.V.is_missing(value) else C.parse(column, value)
+        if parsed is None:
+            if not C.V.is_missing(value):
+                raise DataError(f"'{value}' is no {column.kind}", where=f"column '{column.name}'", remedy="write it as in the data")
+            if not column.companion:
+                raise _empty(column)
+        if column.companion:
+            out[column.companion] = np.array([parsed is None], np.int64)
+        x = 0.0 if parsed is None else C.encode_scalar(column, C.number_of(parsed))
+        out[column.name] = np.array([min(max(x, -3e38), 3e38)], np.float32)
+
+    def _word(self, column: Column, value: Any) -> int:
+        """The id of a category; empty is the last id."""
+        if C.V.is_missing(value):
+            if column.missing:
+                return len(column.values)
+            raise _empty(column)
+        at = self._at[column.name]
+        found = at.get(typed(C.parse(column, value)), at.get(C.OTHER))
+        if found is None:
+            raise DataError(f"'{value}' is not among the values of column '{column.name}'", remedy=suggest(str(value), column.values))
+        return found
+
+    def decode(self, x: dict[str, np.ndarray]) -> dict[str, Any]:
+        """A sample as a legal row: right type and decimals, inside the seen range. Ids are None until `write` or `number`."""
+        row: dict[str, Any] = {}
+        for column in self.columns:
+            value = column.values[0] if column.kind == "constant" else None
+            if column.kind in C.WORDS:
+                i = int(x[column.name][0])
+                value = column.values[i] if 0 <= i < len(column.values) else None
+            elif column.learned and not (column.companion and int(x[column.companion][0]) == 1):
+                value = C.decode_number(column, float(x[column.name][0]))
+            row[column.name] = value
+        return row
+
+    def given(self, raw: dict[str, Any]) -> Given:
+        """A row with empty cells (None, blank, absent) as what is known. Columns that are not learned are passed over.
+
+        Raises UsageError for an unknown column, DataError for a value outside what was seen.
+        """
+        for name in raw:
+            if name not in self._by_name:
+                raise UsageError(f"unknown column '{name}'", remedy=suggest(name, self._by_name))
+        x: dict[str, np.ndarray] = {}
+        known: dict[str, np.ndarray] = {}
+        for column in (c for c in self.columns if c.learned):
+            value = raw.get(column.name)
+            seen = not C.V.is_missing(value) and not (isinstance(value, str) and not value.strip())
+            if seen:
+                self._put(x, column, value)
+                self._check_range(column, value)
+            elif column.kind in C.WORDS:
+                x[column.name] = np.zeros(1, np.int64)
+            else:
+                x[column.name] = np.zeros(1, np.float32)
+                if column.companion:
+                    x[column.companion] = np.zeros(1, np.int64)
+            for name in (column.companion, column.name):
+                if name:
+                    known[name] = np.array([seen])
+        return Given(x, known)
+
+    def _check_range(self, column: Column, value: Any) -> None:
+        if column.kind not in C.NUMERIC or self._legal(column, C.parse(column, value)):
+            return
+        low, high = (C.cell(column, C.from_number(column, v)) for v in (column.low, column.high))
+        remedy = f"choose a value from {low} to {high}, written like the data"
+        if column.values:
+            remedy = "choose one of " + ", ".join(map(str, column.values))
+        raise DataError(f"{column.name} = {value} was never seen in the data", remedy=remedy)
+
+    def _legal(self, column: Column, value: Any) -> bool:
+        if value is None:
+            return bool(column.missing) or column.kind not in (*C.NUMERIC, *C.WORDS, "constant")
+        if column.kind in C.WORDS:
+            return typed(value) in self._at[column.name]
+        if column.kind == "constant":
+            return bool(value == column.values[0])
+        if column.kind not in C.NUMERIC:
+            return True
+        parsed = C.parse(column, value)
+        if parsed is None:
+            return False
+        number = C.number_of(parsed)
+        off = abs(C.number_of(C.from_number(column, number)) - number)
+        return column.low <= number <= column.high and off <= 1e-9 * max(1.0, abs(number))
+
+    def checks(self, raw: dict[str, Any], cond: dict[str, Any]) -> dict[str, bool]:
+        """column -> whether its value is one the data could hold: type, range, decimals, legal set, vocabulary, emptiness."""
+        return {c.name: self._legal(c, raw.get(c.name)) for c in self.columns if c.learned or c.kind == "constant"}
+
+    # ---------------------------------------------------------------- out
+    def number(self, raws: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Copies of the rows with fresh ids: whole numbers go on after the largest seen, words are "<column>-1" and so on."""
+        out = [dict(raw) for raw in raws]
+        for column in (c for c in self.columns if c.kind == "id"):
+            for i, row in enumerate(out, 1):
+                if row.get(column.name) is None:
+                    row[column.name] = column.last + i if column.last else f"{column.name}-{i}"
+        return out
+
+    def write(self, raws: Sequence[dict[str, Any]], out: Path, meta: Sequence[dict[str, Any]] = ()) -> list[Path]:
+        """Write rows to one .csv, .tsv, .jsonl or .parquet file in the original column order and formats."""
+        return [F.write(self.columns, self.number(raws), Path(out), self._delimiter)]
+
+    def preview(self, raws: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Rows as the cells a CSV would show."""
+        rows = [[C.cell(c, row.get(c.name)) for c in self.columns] for row in self.number(raws)]
+        return {"kind": "table", "columns": [c.name for c in self.columns], "rows": rows}
+
+    def features(self, raws: Sequence[dict[str, Any]]) -> np.ndarray:
+        """(N, D) float32: standardised numbers (empty = 0 and a mark), one-hot categories / sqrt 2, so that two rows that
+        differ in a category lie 1 apart."""
+        parts: list[np.ndarray] = []
+        samples = [self.encode(raw) for raw in raws]
+        for name, space in self.space.fields if isinstance(self.space, Record) else ():
+            x = np.array([s[name][0] for s in samples])
+            if isinstance(space, Tokens):
+                parts.append((x[:, None] == np.arange(space.vocab)).astype(np.float32) * 0.5**0.5)
+            else:
+                column = self._by_name[name]
+                there = np.array([s[column.companion][0] == 0 for s in samples]) if column.companion else np.ones(len(x), bool)
+                parts.append((np.where(there, x - column.mean, 0.0) / column.std)[:, None])
+        return np.concatenate(parts, 1).astype(np.float32)
+
+    def size_of(self, raw: dict[str, Any]) -> tuple[int, str]:
+        """(learned columns, "column")."""
+        return sum(c.learned for c in self.columns), "column"
+
+
+def _empty(column: Column) -> DataError:
+    return DataError("an empty cell where the training data have none", where=f"column '{column.name}'", remedy="fill it or drop the row")
