@@ -76,7 +76,8 @@ def order(n: int, batch: int, seed: int, step: int) -> tuple[Tensor, Tensor, Ten
     repeats = -(-batch // n) if n < batch else 1
     items = torch.arange(n * repeats)
     keys = draws.derive(items, f"train.{seed}", epoch)
-    window = keys.argsort()[at * batch : (at + 1) * batch]
+    rounds = keys.view(repeats, n).argsort(1) + n * torch.arange(repeats)[:, None]  # whole rounds: no item is left out
+    window = rounds.flatten()[at * batch : (at + 1) * batch]
     weight = torch.ones(batch)
     weight[len(window) :] = 0
     window = torch.cat([window, window[:1].expand(batch - len(window))])

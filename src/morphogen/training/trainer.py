@@ -38,7 +38,8 @@ class Trainer:
     def __init__(self, model: Model, data: Dataset, config: TrainConfig, *, seed: int = 0, held_out: Dataset | None = None) -> None:
         self.model, self.family, self.data, self.config, self.seed = model, model.family, data, config, seed
         self.held_out, self.steps, self.skipped, self._bad = held_out, 0, 0, 0
-        self.best_loss, self.best: tuple[float, dict[str, Tensor]] | Any = math.inf, {}
+        self.best_loss = math.inf
+        self.best: dict[str, Tensor] = {}
         trainable = {k: p for k, p in self.family.named_parameters() if p.requires_grad}
         self.params = {ph.name: {k: p for k, p in trainable.items() if k.startswith(ph.params)} for ph in self.family.phases}
         self.optimisers = {ph.name: self._optimiser(ph) for ph in self.family.phases}
@@ -114,7 +115,9 @@ class Trainer:
             self.skipped, self._bad = self.skipped + 1, self._bad + 1
             log["skipped"] = self.skipped
             if self._bad >= 10:
-                raise Diverged("the loss is not a number for 10 steps in a row", where=f"step {self.steps}", remedy="lower the rate: --set training.lr=1e-4")
+                raise Diverged(
+                    "the loss is not a number for 10 steps in a row", where=f"step {self.steps}", remedy="lower the rate: --set training.lr=1e-4",
+                )
         else:
             self._bad = 0
             if self.config.clip:
