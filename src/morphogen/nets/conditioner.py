@@ -47,10 +47,10 @@ class Text(nn.Module):
     The sequence begins with one learned vector that is always visible, so attention has somewhere to look when nothing is said.
     """
 
-    def __init__(self, space: Tokens, width: int) -> None:
+    def __init__(self, space: Tokens, width: int, depth: int = 2) -> None:
         super().__init__()
         self.space = space
-        self.encoder = Transformer(space.vocab, width, space.length, NetConfig(width=width, depth=2), causal=False)
+        self.encoder = Transformer(space.vocab, width, space.length, NetConfig(width=width, depth=depth), causal=False)
         self.position = nn.Embedding(space.length, width)
         self.first = nn.Parameter(torch.randn(1, 1, width) * 0.5)
         self.nothing = nn.Parameter(torch.randn(1, width) * 0.5)
