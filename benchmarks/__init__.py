@@ -1,0 +1,1 @@
+"""One command each; see README.md."""
