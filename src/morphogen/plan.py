@@ -114,7 +114,7 @@ def make_plan(
     items = [item for item in items if all(k in item.cond for k in conditions)]
     train, held = split(items, seed)
     picked_family, because = _family(family, defaults, len(items), parent)
-    if not options.get("codec") and picked_family == "ngram" and getattr(codec.config, "tokens", "") == "auto" and parent is None:
+    if picked_family == "ngram" and getattr(codec.config, "tokens", "") == "auto" and parent is None:
         codec = _rebuild(codec, items, {**codec_options, "tokens": "bytes"})  # counts want letters, not word pieces
     kind = resolve("family", picked_family)
     family_options = {**options.get("family", {})}

@@ -40,7 +40,8 @@ def compare(
     names = list(families or plan.defaults["compare"])
     neural = [name for name in names if not _classical(name)]
     share = max(0.05, 0.8 * minutes / max(1, len(neural)))
-    rows, runs, plans = [], {}, {}
+    runs: dict[str, Any] = {}
+    plans: dict[str, Any] = {}
     for i, name in enumerate(sorted(names, key=lambda k: not _classical(k))):
         watch.say(f"{name} ({i + 1} of {len(names)})", "head")
         try:
@@ -56,31 +57,39 @@ def compare(
     judged = {}
     for name, run in runs.items():
         watch.say(f"measuring {name}")
-        one = plans[name]
-        judged[name] = judge(run.model(), one, plan.part(plan.train), plan.part(plan.held_out), {}, n=n, seed=1, watch=watch)
-    for name, result in judged.items():
-        origin = runs[name].provenance()
-        rows.append({
-            "family": name, "classical": _classical(name), "seconds": origin.get("seconds"), "parameters": origin.get("parameters"),
-            "draw_per_second": len(result.raws) / max(result.draw_seconds, 1e-9), "metrics": [m.to_json() for m in result.result.metrics],
-            "verdict": result.result.verdict,
-        })
-    return _page(out, data, plan, judged, runs, rows, begun, watch)
+        try:
+            judged[name] = judge(run.model(), plans[name], plan.part(plan.train), plan.part(plan.held_out), {}, n=n, seed=1, watch=watch)
+        except MorphogenError as error:
+            watch.say(f"{name} could not be measured: {error}", "warn")
+    return _page(out, data, plan, judged, runs, begun, watch)
 
 
-def _page(out: Path, data: Any, plan: Any, judged: Any, runs: Any, rows: list[dict[str, Any]], begun: float, watch: Watch) -> dict[str, Any]:
+def _page(out: Path, data: Any, plan: Any, judged: dict[str, Any], runs: dict[str, Any], begun: float, watch: Watch) -> dict[str, Any]:
+    from morphogen.evaluate.page import Lines, Row, Strips
+    from morphogen.evaluate.recommend import recommend
     from morphogen.evaluate.report import render_compare
-    from morphogen.evaluate.suite import recommend
 
-    use, why = recommend({name: one.result for name, one in judged.items()}, {row["family"]: row for row in rows})
-    previews = {name: plan.codec.preview(one.raws[:10]) for name, one in judged.items()}
-    strips = {name: load_previews(run.path / "samples") for name, run in runs.items()}
-    metrics = {name: one.result.metrics for name, one in judged.items()}
+    took = {name: float(runs[name].provenance().get("seconds", 0.0)) for name in judged}
+    use, why = recommend({name: one.result for name, one in judged.items()}, took)
     name = Path(data).name if isinstance(data, str | Path) else "data"
-    html = render_compare(title=f"Which family for {name}?", use=use, why=why, rows=rows, metrics=metrics, previews=previews, strips=strips,
-                          found=[*plan.found, f"compared in {seconds(time.monotonic() - begun)}"])
+    rows = [
+        Row(family=k, metrics=one.result.metrics, seconds=took[k], preview=plan.codec.preview(one.raws[:10]), verdict=one.result.verdict,
+            tone=one.result.tone, classical=_classical(k))
+        for k, one in judged.items()
+    ]
+    sections: list[Any] = [Lines(title="What was found", lines=[*plan.found, *plan.warnings, f"compared in {seconds(time.monotonic() - begun)}"])]
+    for k in judged:
+        strip = load_previews(runs[k].path / "samples")
+        if len(strip) > 1:
+            sections.append(Strips(title=f"{k} while learning", steps=strip))
+    html = render_compare(rows, title=f"Which family for {name}?", date=time.strftime("%Y-%m-%d"), recommended=use, because=why, sections=sections)
     write_text(out / "compare.html", html)
-    answer = {"use": use, "why": why, "rows": rows}
+    answer = {"use": use, "why": why, "rows": [
+        {"family": k, "classical": _classical(k), "seconds": took[k], "parameters": runs[k].provenance().get("parameters"),
+         "draw_per_second": len(one.raws) / max(one.draw_seconds, 1e-9), "metrics": [m.to_json() for m in one.result.metrics],
+         "verdict": one.result.verdict}
+        for k, one in judged.items()
+    ]}
     write_json(out / "compare.json", answer)
-    watch.say(f"use {use}: {why}", "good")
+    watch.say(f"use {use} {why}", "good")
     return {**answer, "report": str(out / "compare.html")}

@@ -12,7 +12,7 @@ import numpy as np
 from morphogen.api.common import Watch, check_count, device_of, seconds
 from morphogen.api.train import default_cond, load_previews, recorded_wishes
 from morphogen.contracts import Item
-from morphogen.errors import DataError, MorphogenError, UsageError
+from morphogen.errors import DataError, MorphogenError
 from morphogen.files import check_output, write_json, write_text
 from morphogen.plan import Plan, defaults_of, make_plan, read
 from morphogen.run import Run
@@ -60,7 +60,7 @@ def evaluate(
         raise DataError("nothing was held out: there are too few items", where=folder.recipe["data"]["path"], remedy="give other items with --data")
     baselines = baseline_models(folder, plan, watch)
     judged = judge(model, plan, train, held, baselines, n=n, seed=seed, watch=watch)
-    page = report_page(folder, plan, judged, baselines)
+    page = report_page(folder, plan, judged)
     from morphogen.evaluate.report import card, render
 
     write_text(target / "report.html", render(page))
@@ -146,36 +146,70 @@ def judge(
     return Judged(result, evidence, raws, asked, took)
 
 
-def report_page(folder: Run, plan: Plan, judged: Judged, baselines: dict[str, Any]) -> Any:
-    """The report of a run: found, picked, samples, strip, metrics, curves, neighbours, facts."""
-    from morphogen.evaluate.report import Page
+def report_page(folder: Run, plan: Plan, judged: Judged) -> Any:
+    """The report of a run: samples, how they came, metrics, curves, neighbours, what was found and picked, facts."""
+    from morphogen.evaluate.page import Command, Curves, Facts, Lines, Page
 
-    origin, shown = folder.provenance(), 40
-    facts = {
+    result = judged.result
+    sections = [
+        *sample_sections(folder, plan, judged),
+        Lines(title="What was found, what was picked", lines=[*plan.found, *plan.picked, *plan.warnings]),
+        Curves(title="Training", rows=folder.metrics()),
+        Facts(title="Model card", facts=facts_of(folder, plan, judged)),
+        Command(title="Make it again", command="\n".join(_commands(folder, plan))),
+    ]
+    if result.notes:
+        sections.append(Lines(title="Not measured", lines=result.notes))
+    source = Path(folder.recipe["data"]["path"]).name
+    title, subtitle = folder.path.resolve().name, f"{folder.recipe['family']['name']} on {source}"
+    return Page(title=title, subtitle=subtitle, verdict=result.verdict, date=time.strftime("%Y-%m-%d"), tone=result.tone, sections=sections)
+
+
+def sample_sections(folder: Run, plan: Plan, judged: Judged, shown: int = 48) -> list[Any]:
+    """What people look at first: samples beside real items, the strip over training, metrics, nearest training items."""
+    from morphogen.evaluate.page import Copies, Lines, Measures, Samples, Strips
+
+    result, codec = judged.result, plan.codec
+    kind = codec.preview(judged.raws[:1])["kind"]
+    shown = {"image": shown, "table": 12}.get(kind, 6)
+    captions = [" ".join(str(v) for v in a.values()) for a in judged.asked[:shown]] if judged.evidence.conditions else []
+    real = [item.raw for item in plan.part(plan.held_out)[: shown // 2]]
+    sections: list[Any] = [Samples(title="Generated", preview=codec.preview(judged.raws[:shown]), captions=captions, note=source_note(folder))]
+    if real:
+        sections.append(Samples(title="Real, held out", preview=codec.preview(real), note="What the model never saw."))
+    if result.advice:
+        sections.append(Lines(title="What to do next", lines=result.advice))
+    sections.append(Measures(title="How good it is", metrics=result.metrics))
+    strip = load_previews(folder.path / "samples")
+    if len(strip) > 1:
+        sections.append(Strips(title="Learning", steps=strip, note="The same draws as training went on."))
+    if result.pairs:
+        pairs = list(result.pairs)[:8]
+        sections.append(Copies(
+            title="Closest to the training data", generated=codec.preview([judged.raws[p.generated] for p in pairs]),
+            nearest=codec.preview([judged.evidence.train[p.train].raw for p in pairs]), distances=[p.distance for p in pairs],
+        ))
+    return sections
+
+
+def source_note(folder: Run) -> str:
+    """One line under the samples: what made them."""
+    origin = folder.provenance()
+    return f"{folder.recipe['family']['name']}, trained {seconds(origin.get('seconds', 0))}; drawn at random, not picked."
+
+
+def facts_of(folder: Run, plan: Plan, judged: Judged) -> dict[str, Any]:
+    """The model card's keys and values."""
+    origin = folder.provenance()
+    return {
         "family": folder.recipe["family"]["name"], "parameters": f"{origin.get('parameters', 0):,}",
         "training": seconds(origin.get("seconds", 0)), "steps": f"{folder.recipe['training'].get('steps', 0):,}",
         "training items": f"{len(plan.train):,}", "held out": f"{len(plan.held_out):,}",
         "drawing": f"{len(judged.raws) / max(judged.draw_seconds, 1e-9):.3g} a second",
-        "seed": plan.seed, "data hash": origin.get("data") or "-", "model hash": origin.get("model") or "-",
         "contains training rows": "yes" if origin.get("contains_training_rows") else "no",
+        "seed": plan.seed, "data hash": origin.get("data") or "-", "model hash": origin.get("model") or "-",
         **{k: str(v) for k, v in origin.get("environment", {}).items()},
     }
-    preview = plan.codec.preview(judged.raws[:shown])
-    real = plan.codec.preview([item.raw for item in plan.part(plan.held_out or plan.train)[:shown]])
-    labels = [" ".join(str(v) for v in a.values())[:40] for a in judged.asked[:shown]] if judged.evidence.conditions else []
-    return Page(
-        title=f"{folder.path.name}: {folder.recipe['family']['name']} on {Path(folder.recipe['data']['path']).name}",
-        verdict=judged.result.verdict, advice=list(judged.result.advice), found=plan.found, picked=[*plan.picked, *plan.warnings],
-        samples=preview, real=real, labels=labels, strip=load_previews(folder.path / "samples"), metrics=judged.result.metrics,
-        curves=folder.metrics(), pairs=_pairs(plan, judged), facts=facts, reproduce=_commands(folder, plan),
-    )
-
-
-def _pairs(plan: Plan, judged: Judged, most: int = 8) -> list[tuple[dict[str, Any], dict[str, Any], float]]:
-    out = []
-    for made, real, distance in list(judged.result.pairs)[:most]:
-        out.append((plan.codec.preview([judged.raws[made]]), plan.codec.preview([judged.evidence.train[real].raw]), float(distance)))
-    return out
 
 
 def _commands(folder: Run, plan: Plan) -> list[str]:
@@ -188,10 +222,3 @@ def _commands(folder: Run, plan: Plan) -> list[str]:
         f"morphogen generate {name} --n 16 --seed 0 --out out",
         f"morphogen evaluate {name}",
     ]
-
-
-def usable(evidence: Any) -> bool:
-    """Whether there is enough to judge."""
-    if len(evidence.heldout) < 1:
-        raise UsageError("nothing held out", remedy="give more items")
-    return True

@@ -1,0 +1,53 @@
+"""Which family to use: the one that wins most comparisons that chance cannot explain."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+KEY = ("coverage", "precision", "c2st", "frechet", "tstr:", "bits per", "columns", "correlations", "rare frequency", "copied run")
+
+
+def recommend(results: Mapping[str, Any], seconds: Mapping[str, float]) -> tuple[str, str]:
+    """(family, because ...) by net wins over all pairs and key metrics (Copeland's rule).
+
+    A family that copies the training data, or breaks the data's rules, comes last whatever else it does. Among equals the
+    faster one to train is named.
+    """
+    names = list(results)
+    wins = {name: 0 for name in names}
+    against: dict[str, list[str]] = {name: [] for name in names}
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            for metric in results[a].metrics:
+                other = next((m for m in results[b].metrics if m.name == metric.name), None)
+                if other is None or not metric.name.startswith(KEY) or not math.isfinite(metric.value) or not math.isfinite(other.value):
+                    continue
+                outcome = metric.compare(other.interval)
+                wins[a] += outcome
+                wins[b] -= outcome
+                if outcome:
+                    against[a if outcome > 0 else b].append(metric.name)
+    flawed = {name: _flaw(results[name]) for name in names}
+    order = sorted(names, key=lambda k: (bool(flawed[k]), -wins[k], seconds.get(k, 0.0)))
+    best = order[0]
+    return best, _because(best, order, wins, against, flawed, seconds)
+
+
+def _flaw(result: Any) -> str:
+    if result.copies:
+        return "copies the training data"
+    legal = next((m for m in result.metrics if m.name == "legal"), None)
+    return "breaks the data's rules" if legal is not None and legal.value < 0.98 else ""
+
+
+def _because(best: str, order: list[str], wins: dict[str, int], against: dict[str, list[str]], flawed: dict[str, str], seconds: Mapping[str, float]) -> str:
+    if len(order) == 1:
+        return "because it is the only one that fits these data."
+    strong = sorted(set(against[best]), key=lambda m: -against[best].count(m))[:3]
+    text = f"because it is ahead in {', '.join(strong)}" if strong else "because none is clearly better"
+    ties = [name for name in order[1:] if wins[name] == wins[best] and not flawed[name]]
+    if ties:
+        text += f" (as good: {', '.join(ties)}; this one trains in {seconds.get(best, 0):.0f} s)"
+    out = [f"{name} {why}" for name, why in flawed.items() if why]
+    return text + (f". Set aside: {'; '.join(out)}." if out else ".")
