@@ -51,7 +51,6 @@ class Text(nn.Module):
         super().__init__()
         self.space = space
         self.encoder = Transformer(space.vocab, width, space.length, NetConfig(width=width, depth=depth), causal=False)
-        self.position = nn.Embedding(space.length, width)
         self.first = nn.Parameter(torch.randn(1, 1, width) * 0.5)
         self.nothing = nn.Parameter(torch.randn(1, width) * 0.5)
 
@@ -65,7 +64,6 @@ class Text(nn.Module):
             real = ended.cumsum(1) - ended == 0
         silent = silent | (x < 0).all(1)
         h = self.encoder(x.clamp(min=0), mask=real)
-        h = h + self.position(torch.arange(x.shape[1], device=x.device))
         mean = (h * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
         vector = torch.where(silent[:, None], self.nothing, mean)
         return vector, torch.cat([first, h], 1), torch.cat([shown, real & ~silent[:, None]], 1)

@@ -4,7 +4,8 @@ Decoder block (Qwen3, Yang et al. 2025, arXiv 2505.09388): RMSNorm before, group
 key head, rotary positions (half-split, as Hugging Face does), SwiGLU, no biases, tied embeddings. Parameters carry Hugging
 Face's names: `vocabulary.weight` is `model.embed_tokens.weight`, `vocabulary.head` is `lm_head.weight`, everything else
 gains the prefix `model.`.
-Encoder block (after ModernBERT, Warner et al. 2024, arXiv 2412.13663): LayerNorm without bias, GeGLU, rotary, both directions.
+Encoder block (after ModernBERT, Warner et al. 2024, arXiv 2412.13663): LayerNorm without bias, GeGLU, rotary, both directions;
+learned absolute positions on top.
 
 Conditions come in twice: a projection is added to every input, and each block scales what it reads; both start as nothing.
 """
@@ -298,8 +299,9 @@ class Transformer(nn.Module):
         signal = bool(cond) or time
         self.vocabulary = Vocabulary(vocab, out, a.width, a.tied)
         self.embed_norm = None if a.decoder else norm(a)
-        # cross-attention needs to know where it is: rotary positions inside self-attention are only relative
-        self.position = nn.Embedding(length, a.width) if sequence else None
+        # Rotary positions are relative: an encoder of equal (hidden) ids could not tell one place from another, and
+        # cross-attention would not know where it is. A plain decoder counts from its start symbol.
+        self.position = nn.Embedding(length, a.width) if sequence or not causal else None
         self.signal = Signal(cond, time, a.width) if signal else None
         self.layers = nn.ModuleList(Block(a, signal, cond if sequence else 0) for _ in range(a.depth))
         self.norm = norm(a)
@@ -313,12 +315,14 @@ class Transformer(nn.Module):
         if self.causal and at is not None:
             raise ValueError("`at` is for encoders")
         start = 0 if cache is None else cache.length
+        if self.position is not None and start + x.shape[1] > self.length:
+            raise ValueError(f"a net of {self.length} positions asked for {start + x.shape[1]}")
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         h = self.vocabulary(x)
-        if self.embed_norm is not None:
-            h = self.embed_norm(h)
         if self.position is not None:
             h = h + self.position(positions)
+        if self.embed_norm is not None:
+            h = self.embed_norm(h)
         c = None if self.signal is None else self.signal(None if cond is None else cond.vector, time)
         if c is not None:
             h = h + c
