@@ -91,7 +91,8 @@ class Critic(nn.Module):
         self.project = nn.Linear(self.conditioner.width, self.features, bias=False) if self.conditioner.width else None
 
     def forward(self, x: Tensor, cond: dict[str, Tensor], drop: Tensor | None = None) -> Tensor:
-        h = self.net(x)
+        # bent once more: in a plain sum the features' own bias would cancel like that of the head
+        h = F.leaky_relu(self.net(x), 0.2)
         score = self.head(h).squeeze(1)
         said = pooled(self.conditioner(cond, len(x), drop))
         if self.project is not None and said is not None and said.vector is not None:
