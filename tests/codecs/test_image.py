@@ -68,6 +68,15 @@ def test_metadata(tmp_path, kind):
         list(ImageCodec().read(scan(tmp_path)))
 
 
+def test_what_the_listing_left_out_is_said(tmp_path):
+    (tmp_path / "data").mkdir()
+    Image.fromarray(noise()).save(tmp_path / "secret.png")
+    Image.fromarray(noise()).save(tmp_path / "data/a.png")
+    (tmp_path / "data/b.png").symlink_to("../secret.png")
+    codec = ImageCodec()
+    assert len(list(codec.read(scan(tmp_path / "data")))) == 1 and "b.png: a link that leads outside" in codec.notes[0]
+
+
 def test_captions_beside(tmp_path):
     Image.fromarray(noise()).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(" a tree\n")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from morphogen import files, spaces
-from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, head_of, read_picture, sniff
+from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, looks_like_picture, read_picture
 from morphogen.codecs.sources import METADATA, Listing, Skips, class_folders, group_of, read_metadata, read_utf8, said_about
 from morphogen.contracts import Claim, Given, Item
 from morphogen.errors import DataError, UsageError, suggest
@@ -69,7 +69,7 @@ class ImageCodec:
             return Claim(0.0, "no files")
         pictures = [file for file in listing.files if file.suffix.lower() in SUFFIXES or file.suffix.lower() in REFUSED]
         if not pictures:
-            pictures = [file for file in listing.files[:20] if not file.suffix and sniff(head_of(file)) in FORMATS]
+            pictures = [file for file in listing.files[:20] if not file.suffix and looks_like_picture(file)]
         stems = {file.with_suffix("") for file in pictures}
         beside = sum(f.name.lower() in METADATA or (f.suffix.lower() == ".txt" and f.with_suffix("") in stems) for f in listing.files)
         total = len(listing.files) - beside
@@ -85,6 +85,8 @@ class ImageCodec:
         if not paths:
             kinds = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in listing.by_suffix().most_common(4))
             raise DataError("no pictures", where=listing.root, remedy=f"expected {', '.join(FORMATS)}; found {kinds or 'none'}")
+        if listing.left_out:
+            self.notes.append(f"{len(listing.left_out):,} entries were not read, first {listing.left_out[0]}")
         unmatched = Skips()
         about = read_metadata(listing, unmatched)
         unmatched.check(len(about) + unmatched.count)
@@ -208,8 +210,8 @@ class ImageCodec:
 
     def given(self, raw: Any) -> Given:
         """A picture (or its path) whose transparent pixels are unknown: x (C, H, W), known (1, H, W)."""
-        pixels = _checked(read_picture(Path(raw))[0] if isinstance(raw, str | Path) else raw)
         channels, height, width = self.shape
+        pixels = _checked(read_picture(Path(raw), 4 * max(height, width))[0] if isinstance(raw, str | Path) else raw)
         resized = _resize(pixels, height, width)
         known = np.ones((height, width), bool)
         if resized.shape[2] == 4:
@@ -276,7 +278,7 @@ def _is_picture(path: Path) -> bool:
         return True
     if path.name.lower() in METADATA or suffix in (".txt", ".md", ".csv", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".html", ".py"):
         return False
-    return sniff(head_of(path)) in FORMATS
+    return looks_like_picture(path)
 
 
 def _checked(raw: Any) -> np.ndarray:

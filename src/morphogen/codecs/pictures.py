@@ -5,6 +5,7 @@ Pillow are ever reached: every other one is attack surface without use.
 """
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 import zlib
@@ -14,6 +15,9 @@ import numpy as np
 from PIL import Image
 
 from morphogen.errors import DataError
+
+# What is wrong with a picture is said once, by the error; without a handler Python would print Pillow's log lines as well.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = {".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".webp": "WEBP",
@@ -62,6 +66,14 @@ def sniff(head: bytes) -> str:
     if text.startswith((b"<!doctype html", b"<html")):
         return "html"
     return "svg" if text.startswith(b"<") and b"<svg" in text else ""
+
+
+def looks_like_picture(path: Path) -> bool:
+    """Whether the content is of a format read here; False when it cannot be opened."""
+    try:
+        return sniff(head_of(path)) in FORMATS
+    except DataError:
+        return False
 
 
 def header_size(kind: str, head: bytes) -> tuple[int, int] | None:
@@ -200,7 +212,7 @@ def _eight_bit(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image, notes: list[str]) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image).astype(np.float32 if image.mode.startswith("I;16") else np.float64)
     if not np.isfinite(values).all():
         raise DataError("holds values that are no numbers", where=getattr(image, "filename", ""), remedy="replace NaN and infinities")
     low, high = float(values.min()), float(values.max())
