@@ -42,7 +42,7 @@ class MLP(nn.Module):
         self.embedding = Embedding(emb, cond=cond, time=time) if emb else None
         self.inp = nn.Linear(n * (3 if given else 1), width)
         self.blocks = nn.ModuleList(Block(width, emb=emb, dropout=config.dropout) for _ in range(config.depth))
-        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, out)
+        self.out = nn.Linear(width, out)
         if time:
             zero(self.out)
 
@@ -51,8 +51,18 @@ class MLP(nn.Module):
         if self.has_given:
             known = torch.zeros_like(x) if given is None else given.known.to(x.dtype).expand_as(x)
             x = torch.cat([x, known if given is None else torch.where(given.known, given.x.to(x.dtype), 0.0), known], 1)
-        e = None if self.embedding is None else self.embedding(len(x), time, None if cond is None else cond.vector)
+        e = None if self.embedding is None else self.embedding(len(x), time, said(cond))
         h = self.inp(x)
         for block in self.blocks:
             h = block(h, e)
-        return self.out(F.silu(self.norm(h)))
+        # no norm at the end: what is linear in x stays linear however far out x lies
+        return self.out(h)
+
+
+def said(cond: Cond | None) -> Tensor | None:
+    """One vector a row: Cond.vector plus the mean of Cond.sequence, for a net that has no positions to attend from."""
+    if cond is None or cond.sequence is None:
+        return None if cond is None else cond.vector
+    mask = torch.ones_like(cond.sequence[..., 0]) if cond.mask is None else cond.mask.to(cond.sequence.dtype)
+    mean = (cond.sequence * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+    return mean if cond.vector is None else cond.vector + mean

@@ -22,15 +22,22 @@ Denoise: TypeAlias = Callable[[Tensor, float, float], Tensor]
 
 def karras(steps: int, low: float, high: float, rho: float = 7.0) -> list[Node]:
     """sigma_i = (high^(1/rho) + i/(n-1) (low^(1/rho) - high^(1/rho)))^rho, then 0; alpha = 1 (Karras et al. 2022, eq. 5)."""
+    _check(steps)
     a, b = high ** (1 / rho), low ** (1 / rho)
     return [(1.0, (a + i / max(steps - 1, 1) * (b - a)) ** rho) for i in range(steps)] + [(1.0, 0.0)]
 
 
 def straight(steps: int, shift: float = 1.0) -> list[Node]:
     """alpha = 1 - t, sigma = t for t from 1 to 0; shift > 1 spends more steps on noise (Esser et al. 2024, eq. 23)."""
+    _check(steps)
     times = [1 - i / steps for i in range(steps + 1)]
     times = [shift * t / (1 + (shift - 1) * t) for t in times]
     return [(1 - t, t) for t in times]
+
+
+def _check(steps: int) -> None:
+    if steps < 1:
+        raise UsageError(f"steps = {steps} is too few", remedy="give at least 1")
 
 
 def move(x: Tensor, x0: Tensor, now: Node, then: Node) -> Tensor:
