@@ -210,8 +210,13 @@ class Model:
     # -------------------------------------------------------------- likelihood and latents
     @torch.no_grad()
     def log_prob(self, raws: Sequence[Raw], keys: Tensor, cond: dict[str, Sequence[Any]] | None = None, chunk: int = 64) -> Scores | None:
-        """Log-probability in the codec's Space, (N,) nats; None when a bridge or the family makes that not comparable."""
-        if not isinstance(self.family, HasLogProb):
+        """Log-probability in the codec's Space, (N,) nats; None when a bridge or the family makes that not comparable.
+
+        For data that are really steps (a codec says `quantised`: grey levels) it is the probability of the steps. A density
+        of them says nothing, since it grows without bound on values that repeat: then, too, the answer is None.
+        """
+        steps = getattr(self.codec, "quantised", False)
+        if not isinstance(self.family, HasLogProb) or (steps and not any(getattr(b, "exact", False) for b in self.bridges)):
             return None
         self.eval()
         totals, kind = [], "exact"
@@ -221,10 +226,11 @@ class Model:
             x, mask = to(x, self.device), to(mask, self.device)
             extra: Tensor | float = 0.0
             for bridge in self.bridges:
-                volume = bridge.volume(x)
-                if volume is None:
-                    return None
-                extra = extra + volume
+                if not (steps and getattr(bridge, "exact", False)):
+                    volume = bridge.volume(x)
+                    if volume is None:
+                        return None
+                    extra = extra + volume
                 x, mask = bridge.encode(x, mask)
             weight = torch.ones(rows_of(x), device=self.device)
             cond_part = {k: v[part] for k, v in (cond or {}).items()}

@@ -173,7 +173,8 @@ def sample_sections(folder: Run, plan: Plan, judged: Judged, shown: int = 48) ->
     kind = codec.preview(judged.raws[:1])["kind"]
     shown = {"image": shown, "table": 12}.get(kind, 6)
     captions = [" ".join(str(v) for v in a.values()) for a in judged.asked[:shown]] if judged.evidence.conditions else []
-    real = [item.raw for item in plan.part(plan.held_out)[: shown // 2]]
+    held = plan.part(plan.held_out)
+    real = [item.raw for item in held[:: max(1, 2 * len(held) // shown)][: shown // 2]]  # spread over the set: classes lie together
     sections: list[Any] = [Samples(title="Generated", preview=codec.preview(judged.raws[:shown]), captions=captions, note=source_note(folder))]
     if real:
         sections.append(Samples(title="Real, held out", preview=codec.preview(real), note="What the model never saw."))

@@ -51,6 +51,11 @@ class Bins(nn.Module):
         """(groups, 1) how many levels each group has."""
         return (self.edges.isfinite().sum(1, keepdim=True) - 1).clamp(min=1)
 
+    @property
+    def exact(self) -> bool:
+        """Whether each token is one of the data's own levels, so that its probability is that of the value itself."""
+        return self.levels.shape[1] > 0
+
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         adopt(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -63,4 +63,4 @@ def compare(
                              options=parse_options(set_ or ()), force=force, watch=watch)
     finally:
         watch.close()
-    return result(answer, [f"use {answer['use']}: {answer['why']}", answer["report"]], json)
+    return result(answer, [f"use {answer['use']} {answer['why']}", answer["report"]], json)

@@ -52,6 +52,7 @@ class ImageCodec:
 
     name: ClassVar[str] = "image"
     Config: ClassVar[type] = ImageConfig
+    quantised: ClassVar[bool] = True  # grey levels are steps: a density over them is no probability
 
     def __init__(self, config: ImageConfig | None = None) -> None:
         self.config = config or ImageConfig()

@@ -104,7 +104,7 @@ class TextCodec:
             raise DataError("there is no text", where=place, remedy=f"give at least {MINIMUM} bytes")
         self.notes += [f"{count:,} items: {SHAPES.get(shape, shape)}" for shape, count in found.items() if count]
         if self.config.entries == "auto" and set(found) & set(SHAPES):
-            self.notes[-1] += " (--entries lines, paragraphs or prose says otherwise)"
+            self.notes[-1] += " (--set codec.entries=lines, paragraphs or prose says otherwise)"
         yield from self._without_leaks(items)
 
     def _read_file(self, file: Path, name: str, packed: int, entry: int, *, alone: bool) -> tuple[list[Item], str]:
