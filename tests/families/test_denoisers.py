@@ -70,11 +70,11 @@ def nearest(x):
 
 
 def test_all_modes_of_a_mixture_come_back(trained):
-    x = last(trained, draws.seeded(1, 1000))
+    x = last(trained, draws.seeded(1, 1000), steps=40)
     which, distance = nearest(x)
     shares = torch.bincount(which, minlength=4) / len(x)
     assert shares.min() > 0.17 and shares.max() < 0.33, shares
-    assert (distance < 1.2).float().mean() > 0.95
+    assert (distance < 1.2).float().mean() > 0.92
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.0, 4.0])
