@@ -10,6 +10,7 @@ import numpy as np
 from morphogen.evaluate.evidence import HELD, TRAIN, Evidence
 
 JOBS = 2  # threads of a forest: evaluation shares the machine
+TREES = 100
 
 
 class Data(NamedTuple):
@@ -91,7 +92,7 @@ class Task:
         kind = RandomForestClassifier if self.kind == "class" else RandomForestRegressor
         # regression on all columns at a third each is Breiman's advice; a forest on few columns takes them all
         share: Any = "sqrt" if self.kind == "class" else (1.0 if data.x.shape[1] <= 12 else 1 / 3)
-        forest = kind(100, min_samples_leaf=2, max_features=share, random_state=seed, n_jobs=JOBS)
+        forest = kind(TREES, min_samples_leaf=2, max_features=share, random_state=seed, n_jobs=JOBS)
         return forest.fit(data.x, data.y).predict
 
 

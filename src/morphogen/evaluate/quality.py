@@ -123,7 +123,7 @@ def c2st_of(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
 
     x, y = np.concatenate([real, fake]), np.repeat([0, 1], [len(real), len(fake)])
     kind = RandomForestClassifier if x.shape[1] <= WIDE else ExtraTreesClassifier
-    forest = kind(100, min_samples_leaf=3, random_state=seed, n_jobs=judges.JOBS)
+    forest = kind(judges.TREES, min_samples_leaf=3, random_state=seed, n_jobs=judges.JOBS)
     folds = StratifiedKFold(3, shuffle=True, random_state=seed)
     scores = np.asarray(cross_val_predict(forest, x, y, cv=folds, method="predict_proba"))[:, 1]
     return auc(scores[y == 1], scores[y == 0])

@@ -56,8 +56,8 @@ def wanted(metric: Metric) -> str:
 
 
 def finding(metric: Metric) -> str:
-    """better, worse or "" against its baseline, beyond chance."""
-    if not metric.baseline:
+    """better, worse, even or "" against its baseline, beyond chance; keeping away from the training items is no contest."""
+    if not metric.baseline or metric.name in ("nearest distance", "nearest distance, closest 5%", "too close", "exact copies"):
         return ""
     rival = metric.others.get(metric.baseline["name"])
     outcome = metric.compare(rival) if rival else 0
@@ -199,7 +199,9 @@ def _best(metric: Metric, rows: Sequence[Row]) -> str:
 # ------------------------------------------------------------------ model card
 def card(page: Page) -> str:
     """The same page as a Markdown model card, without pictures."""
-    out = [f"# {_md(page.title)}", "", f"*{_md(page.date)}*", "", f"**{_md(page.verdict)}**", ""]
+    lead, _, rest = page.verdict.partition(". ")
+    findings = [line for part in rest.splitlines() if part.strip() for line in (_md(part), "")]
+    out = [f"# {_md(page.title)}", "", f"*{_md(page.date)}*", "", f"**{_md(lead + '.' * bool(rest))}**", "", *findings]
     for section in page.sections:
         body = _card_section(section)
         if body:

@@ -33,14 +33,12 @@ def short(x: float) -> str:
 
 
 def _smooth(y: Sequence[float], window: int) -> list[float]:
-    out, total, queue = [], 0.0, []
+    """Centred running means, over fewer values at the ends: a trailing mean would show every change late."""
+    half, sums = window // 2, [0.0]
     for v in y:
-        queue.append(v)
-        total += v
-        if len(queue) > window:
-            total -= queue.pop(0)
-        out.append(total / len(queue))
-    return out
+        sums.append(sums[-1] + v)
+    spans = [(max(0, i - half), min(len(y), i + half + 1)) for i in range(len(y))]
+    return [(sums[b] - sums[a]) / (b - a) for a, b in spans]
 
 
 def _thin(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
@@ -92,6 +90,8 @@ def scale(metric: Metric) -> tuple[float, float]:
     if all(0 <= v <= 1 for v in finite) and metric.better == "higher":
         return 0.0, 1.0
     low, high = min([0.0, *finite]), max(finite, default=1.0)
+    if metric.name in ("exact copies", "too close"):
+        high = max(high, 0.05)  # a bar that is full at half a per cent would cry wolf
     return (low, high * 1.08 if high > 0 else 1.0) if high > low else (low - 1, high + 1)
 
 

@@ -1,0 +1,10 @@
+"""Forests are small here: the laws told apart are far apart."""
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("morphogen.evaluate.judges.TREES", 15)
+    monkeypatch.setattr("morphogen.evaluate.judges.JOBS", 1)

@@ -1,0 +1,85 @@
+"""Verdicts say what a careful person would say of cases with known answers."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from evaluate_fakes import as_items, blobs, table, table_rows, vectors
+
+from morphogen.errors import UsageError
+from morphogen.evaluate import suite
+
+FAST = ("prdc", "frechet", "likelihood", "legal", "copying")
+
+
+def test_the_same_law_is_good_and_not_copied() -> None:
+    result = suite.evaluate(vectors(blobs(300, 9)), only=FAST)
+    assert result.tone == "good" and result.verdict.startswith("Good") and not result.copies and not result.notes
+    assert "No sign of copying" in result.verdict and len(result.pairs) == 8
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_training_rows_handed_back_are_called_copies() -> None:
+    result = suite.evaluate(vectors(blobs(300, 1)), only=FAST)
+    assert result.copies and result.tone == "poor" and "copies" in result.verdict and result.pairs[0].distance == 0
+
+
+def test_a_better_classical_family_is_named() -> None:
+    result = suite.evaluate(vectors(blobs(300, 9, shift=2), baselines={"mixture": blobs(300, 11)}), only=FAST)
+    assert result.better_baseline == "mixture" and "'mixture' does better" in result.verdict
+    assert any("--family mixture" in line for line in result.advice)
+
+
+def test_a_copying_baseline_does_not_count_as_better() -> None:
+    result = suite.evaluate(vectors(blobs(300, 9, shift=1), baselines={"neighbour": blobs(300, 1)}), only=FAST)
+    assert (result.better_baseline == "" and "Not counted" in result.verdict) or "staying at the training items" in result.verdict
+    assert all(m.baseline is None for m in result.metrics)
+
+
+def test_a_worse_baseline_is_beaten() -> None:
+    result = suite.evaluate(vectors(blobs(300, 9), baselines={"mixture": blobs(300, 11, shift=2)}), only=FAST)
+    assert result.better_baseline == "" and "It beats the best classical family tried" in result.verdict
+
+
+def test_collapse_is_advised_on() -> None:
+    rng = np.random.default_rng(0)
+    result = suite.evaluate(vectors([0.3 * rng.normal(size=8) for _ in range(300)]), only=("prdc",))
+    assert result.tone != "good" and any("low coverage" in line for line in result.advice)
+
+
+@pytest.mark.parametrize(("held", "made"), [(20, 100), (100, 20), (1, 1), (6, 6)])
+def test_too_few_is_said(held: int, made: int) -> None:
+    evidence = vectors(blobs(made, 9), train=as_items(blobs(40, 1)), heldout=as_items(blobs(held, 2)), baselines={"kde": blobs(made, 4)})
+    result = suite.evaluate(evidence)
+    assert result.verdict.startswith("Too few") and result.tone == "unknown" and result.advice
+
+
+def test_a_whole_table_suite_runs_and_repeats_itself() -> None:
+    build = lambda: table(table_rows(150, 7), n=300, baselines={"cart": table_rows(150, 8)}, seed=3)
+    first, second = suite.evaluate(build()), suite.evaluate(build())
+    assert [m.to_json() for m in first.metrics] == [m.to_json() for m in second.metrics] and first.verdict == second.verdict
+    wanted = {"precision", "frechet", "c2st", "tstr:word", "tstr:y", "rare frequency", "columns", "correlations", "legal", "exact copies"}
+    assert wanted <= {m.name for m in first.metrics}
+    assert not first.notes
+
+
+def test_a_plug_in_that_fails_is_noted() -> None:
+    def broken(evidence):
+        raise ValueError("no such thing")
+
+    result = suite.evaluate(vectors(blobs(60, 9)), only=("mine",), extra={"mine": broken})
+    assert result.notes == ["mine could not be measured: no such thing"]
+
+
+def test_contradicting_lengths_are_refused() -> None:
+    for wrong in ({"asked": [{}] * 3}, {"log_prob": {"model": np.zeros(3)}}, {"heldout": []}):
+        with pytest.raises(UsageError):
+            vectors(blobs(60, 9), **wrong)
+
+
+def test_every_registered_metric_exists() -> None:
+    from morphogen import registry
+
+    for name in registry.METRICS:
+        assert callable(registry.resolve("metric", name))
