@@ -137,10 +137,13 @@ class _Job:
         import torch
 
         from morphogen.training.data import Dataset
+        from morphogen.training.optim import batch_size
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed)  # initial weights; every other draw is named by keys
             model = build_model(self.plan, self.parent, self.device)
+        if not self.plan.training.batch:
+            self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space))
         dataset = Dataset(model, self.plan.part(self.plan.train))
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
@@ -220,7 +223,7 @@ class _Job:
         previews = config.previews if one_preview * config.previews < 0.08 * budget else int(0.08 * budget / max(one_preview, 1e-9))
         checks = config.checks if one_check * config.checks < 0.05 * budget else max(1, int(0.05 * budget / max(one_check, 1e-9)))
         left = budget - (time.monotonic() - self.begun) - previews * one_preview - checks * one_check - 1.0
-        steps = max(10, int(left / step))
+        steps = max(3, int(left / step))
         config = dataclasses.replace(config, steps=steps, previews=previews, checks=checks)
         self.folder.recipe["training"] = config_values(config)
         self.folder.save_recipe()

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from morphogen.spaces import Array, Space, Tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -10,8 +12,8 @@ class TrainConfig:
 
     steps: int = 0
     "Optimiser steps; 0 means: measured from --minutes, then frozen."
-    batch: int = 128
-    "Items a step."
+    batch: int = 0
+    "Items a step; 0: sized to the data (about 8,192 tokens, or 64 to 128 pictures or rows)."
     windows: int = 1
     "Micro-batches a step is split into, to save memory; the gradient is the same."
     lr: float = 1e-3
@@ -34,6 +36,16 @@ class TrainConfig:
     "How many times samples are drawn while training."
     checks: int = 20
     "How many times the held-out loss is measured."
+
+
+def batch_size(space: Space) -> int:
+    """Items a step for a family's Space: enough for a steady gradient, few enough for many steps a minute."""
+    match space:
+        case Tokens():
+            return max(8, min(256, 1 << round(8192 / max(1, space.length)).bit_length() - 1))
+        case Array():
+            return 128 if space.size <= 1024 else 64 if space.size <= 8192 else 32
+    return 128
 
 
 def rate(config: TrainConfig, step: int) -> float:

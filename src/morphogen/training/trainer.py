@@ -177,12 +177,12 @@ class Trainer:
             raise Interrupted("stopped; what was trained is saved", where=where, remedy="go on with --resume") from None
 
     def seconds_per_step(self, budget: float) -> float:
-        """Measure a step on a copy of the state: about `budget` seconds, at least 3 steps. Nothing of the run changes."""
+        """Measure a step on a copy of the state: about `budget` seconds, at least 2 steps. Nothing of the run changes."""
         weights = {k: v.detach().clone() for k, v in self.family.state_dict().items()}
         states = {k: _clone(o.state_dict()) for k, o in self.optimisers.items()}
         config, self.config = self.config, dataclasses.replace(self.config, steps=10**9)
         start, times = time.monotonic(), []
-        while len(times) < 3 or (time.monotonic() - start < budget and len(times) < 2000):
+        while len(times) < 2 or (time.monotonic() - start < budget and len(times) < 2000):
             begun = time.perf_counter()
             self.step()
             times.append(time.perf_counter() - begun)
