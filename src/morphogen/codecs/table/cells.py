@@ -55,7 +55,8 @@ def row_of(names: Sequence[str], parsers: list[Parser], cells: Sequence[Any]) ->
 def tally(cells: Sequence[Any], counts: list[Counter[Any]], rising: list[bool], last: list[Any]) -> None:
     """Count a row's cells; `rising[i]` stays true while column i goes up by one from row to row (`last` remembers)."""
     for i, cell in enumerate(cells):
-        key = cell if cell.__hash__ is not None else type(cell)  # nested values only need to be told apart from plain ones
+        # True would be counted as 1; nested values only need to be told apart from plain ones
+        key = (bool, cell) if type(cell) is bool else cell if cell.__hash__ is not None else type(cell)
         counts[i][key] += 1
         if rising[i]:
             try:

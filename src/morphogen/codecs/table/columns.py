@@ -91,6 +91,9 @@ def survey(name: str, cells: Counter[Any], typed: bool, counting: bool, limit: i
     `counting`: whole numbers going up by one from row to row. `limit`: most categories to keep.
     """
     total = cells.total()
+    truths = [c for c in cells if type(c) is tuple]  # (bool, value): a Counter alone would take True for 1
+    alone = len(truths) + (None in cells) == len(cells)
+    cells = Counter({(c[1] if alone else str(c[1])) if type(c) is tuple else c: n for c, n in cells.items()}) if truths else cells
     gone = Counter({c: n for c, n in cells.items() if (c is None if typed else _blank(c))})
     if not typed and _country_codes(cells):
         gone.pop("NA", None)
@@ -139,6 +142,7 @@ def _text_kind(column: Column, present: Counter[str], notes: list[str]) -> None:
         mark = "," if column.style == "comma" else "."
         shown = {len(c.partition(mark)[2]) for c in strong if parsed[c] is not None and "e" not in c.lower()}
         column.fixed = not whole and len(shown) == 1 and not any("e" in c.lower() for c in strong)
+        column.decimals = max(shown) if column.fixed else 0
     elif all(c.lower() in V.TRUTH for c in strong):
         column.kind = "boolean"
         column.words = [next((c for c in strong if c.lower() == w), w) for w in ("false", "true")]
@@ -177,7 +181,7 @@ def _typed_kind(column: Column, present: Counter[Any], notes: list[str]) -> None
         column.kind = "category"
         if kinds == {str}:
             _dates(column, Counter({c.strip(): n for c, n in present.items()}), notes)
-        else:
+        if len(kinds) > 1:
             notes.append("holds values of several types; each is kept as a category")
 
 
@@ -255,8 +259,8 @@ def _retype(column: Column, value: Any) -> Any:
 
 
 def plain_json(value: Any) -> Any:
-    """A category as JSON can hold it: a date among words becomes its ISO text."""
-    return value.isoformat() if isinstance(value, dt.date) else value
+    """A category as JSON can hold it and 1 is not taken for True: dates and truths among words become text."""
+    return value.isoformat() if isinstance(value, dt.date) else str(value) if isinstance(value, bool) else value
 
 
 def number_of(value: Any) -> float:
@@ -273,7 +277,7 @@ def measure(column: Column, present: Sequence[Any]) -> None:
     spread = upper / 2 - lower / 2 or column.high / 2 - column.low / 2 or 0.5  # halves: 1e308 - -1e308 overflows
     column.scale = 2 * min(spread, 1e307)
     column.squash = bool(max(abs(column.high / 2 - column.centre / 2), abs(column.low / 2 - column.centre / 2)) / spread > LARGE)
-    column.decimals = 0 if column.kind in ("integer", "date") else max(map(V.decimals_of, unique.tolist()))
+    column.decimals = 0 if column.kind in ("integer", "date") else max(column.decimals, *map(V.decimals_of, unique.tolist()))
     few = len(unique) < FEW and len(numbers) >= 2 * len(unique) and column.kind in ("integer", "number")
     column.values = sorted(set(present)) if few else []
     column.step = _step(unique, column.decimals) if len(numbers) >= 20 else 1
@@ -329,7 +333,7 @@ def decode_number(column: Column, x: float) -> Any:
     """The inverse of `encode_number`, made legal."""
     if column.squash:
         far = abs(x) > 300
-        size = min(abs(x) - math.log(2) + math.log(column.scale), 709.0) if far else 0.0
+        size = min(abs(x) - math.log(2) + math.log(column.scale), 709.78) if far else 0.0  # exp(709.79) overflows
         return from_number(column, math.copysign(math.exp(size), x) if far else math.sinh(x) * column.scale + column.centre)
     return from_number(column, x * column.scale + column.centre)
 

@@ -127,16 +127,16 @@ def _csv(path: Path, encoding: str, notes: list[str]) -> Source:
 
 
 def _names(header: Sequence[str], notes: list[str]) -> tuple[str, ...]:
-    names: list[str] = []
+    names: dict[str, None] = {}
+    uses: dict[str, int] = {}
     for i, raw in enumerate(header):
         base = name = raw.strip() or f"column {i + 1}"
-        count = 1
         while name in names:
-            count += 1
-            name = f"{base} ({count})"
+            uses[base] = uses.get(base, 1) + 1
+            name = f"{base} ({uses[base]})"
         if name != raw.strip():
             notes.append(f"column {i + 1} has {'the name of another' if raw.strip() else 'no name'}; it is called '{name}'")
-        names.append(name)
+        names[name] = None
     return tuple(names)
 
 
