@@ -53,7 +53,7 @@ def test_em_finds_three_clusters():
     keys = draws.seeded(0, 1500)
     true = torch.tensor([[-6.0, 0], [6, 0], [0, 8]], dtype=torch.float64)
     y = true[torch.arange(1500) % 3] + draws.normal(keys, "y", 0, (2,)).double() * torch.tensor([1.0, 0.5])
-    parts = gaussian.em(y, keys, 3, torch.tensor(1e-4, dtype=torch.float64))
+    parts = gaussian.em(y, keys, 3, torch.tensor(1e-4, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
     found = parts.means[torch.cdist(true, parts.means).argmin(1)]
     assert torch.allclose(found, true, atol=0.15) and torch.allclose(parts.log_weight.exp(), torch.full((3,), 1 / 3).double(), atol=0.01)
     cov = parts.factors[0] @ parts.factors[0].mT

@@ -11,6 +11,7 @@ from morphogen.sampling import draws
 
 LOG_2PI = math.log(2 * math.pi)
 FLOOR = 1e-4  # smallest variance in units of the data's own
+PSEUDO = 0.1  # rows' worth of the whole data's variance in each component
 
 
 @dataclass
@@ -112,27 +113,29 @@ def centres(y: Tensor, keys: Tensor, k: int) -> Tensor:
     return means
 
 
-def em(y: Tensor, keys: Tensor, k: int, variance: Tensor, *, kind: str = "full", rounds: int = 60) -> Components:
-    """Fit k components to y (N, q) by expectation and maximisation; stops when the likelihood grows less than 1e-4 a row.
+def em(y: Tensor, keys: Tensor, k: int, variance: Tensor, prior: Tensor, *, kind: str = "full", rounds: int = 60) -> Components:
+    """Fit k components to y (N, q) by expectation and maximisation; stops when the likelihood grows less than 1e-3 a row.
 
-    `kind` "diagonal" keeps variances only.
+    `prior` (q,): variances over all data, of which every component is given PSEUDO rows: what never varied among a few rows
+    is not known to be constant. `kind` "diagonal" keeps variances only.
     """
-    spread = y.var(0, correction=0).clamp(min=float(variance))
+    spread = (y.var(0, correction=0) * len(y) + prior) / (len(y) + 1)
     share = torch.nn.functional.one_hot(torch.cdist(y, centres(y, keys, k)).argmin(1), k).to(y.dtype)
     best = -math.inf
-    parts = _maximise(y, share, variance, spread, kind)
+    parts = _maximise(y, share, variance, (spread, prior), kind)
     for _ in range(rounds if k > 1 else 0):
         joint = log_normal(y, parts.means, parts.factors, variance) + parts.log_weight
         total = joint.logsumexp(1, keepdim=True)
         score = float(total.mean())
-        if score < best + 1e-4:
+        if score < best + 1e-3:
             break
         best = score
-        parts = _maximise(y, (joint - total).exp(), variance, spread, kind)
+        parts = _maximise(y, (joint - total).exp(), variance, (spread, prior), kind)
     return parts
 
 
-def _maximise(y: Tensor, share: Tensor, variance: Tensor, spread: Tensor, kind: str) -> Components:
+def _maximise(y: Tensor, share: Tensor, variance: Tensor, spreads: tuple[Tensor, Tensor], kind: str) -> Components:
+    spread, prior = spreads
     n = share.sum(0)
     means = share.mT @ y / n.clamp(min=1e-9)[:, None]
     factors = []
@@ -142,8 +145,8 @@ def _maximise(y: Tensor, share: Tensor, variance: Tensor, spread: Tensor, kind: 
         if n[j] < 1.5:  # one row has no spread of its own
             cov = torch.diag(spread / share.shape[1])
         elif kind == "diagonal":
-            cov = torch.diag(cov.diagonal() * (n[j] / (n[j] + 1)) + spread / (n[j] + 1))
+            cov = torch.diag((cov.diagonal() * n[j] + spread) / (n[j] + 1))
         else:
             cov = shrunk(cov, n[j], spread)
-        factors.append(factor_of(cov, variance))
+        factors.append(factor_of((n[j] * cov + PSEUDO * torch.diag(prior)) / (n[j] + PSEUDO), variance))
     return Components((n.clamp(min=1e-9) / n.sum()).log(), means, torch.stack(factors))

@@ -90,10 +90,11 @@ class Mixture(nn.Module):
         x = data.x.flatten(1).double()
         offset, basis, variance, scale = self._subspace(x)
         y = ((x - offset) / scale) @ basis
+        prior = torch.ones_like(y[0]) if basis.shape[0] == basis.shape[1] else y.var(0, correction=0).clamp(min=float(variance))
         owners, groups = torch.unique(data.labels, dim=0, return_inverse=True) if self.labels else (data.labels[:1], None)
         rows = [torch.arange(len(y)) if groups is None else (groups == g).nonzero()[:, 0] for g in range(len(owners))]
-        count = self.config.components or self._best_count(y, data.keys, rows, variance)
-        parts = [self._em(y[r], data.keys[r], count, variance) for r in rows]
+        count = self.config.components or self._best_count(y, data.keys, rows, variance, prior)
+        parts = [self._em(y[r], data.keys[r], count, variance, prior) for r in rows]
         priors = torch.tensor([math.log(len(r) / len(y)) for r in rows], dtype=torch.float64)
         self._store(
             offset=offset, scale=scale, basis=basis, variance=variance[None],
@@ -112,7 +113,7 @@ class Mixture(nn.Module):
         offset, size = x.mean(0), x.shape[1]
         if size <= LARGEST and (not self.config.rank or self.config.rank >= size):
             scale = x.std(0, correction=0)
-            scale = scale.clamp(min=float(scale.max()) * 1e-3 or 1.0)
+            scale = scale.clamp(min=float(scale.max()) * 0.05 or 1.0)  # what hardly varies is not known to a hair
             return offset, torch.eye(size, dtype=x.dtype), torch.tensor(gaussian.FLOOR, dtype=x.dtype), scale
         scale = (x - offset).std(correction=0).clamp(min=1e-6).expand(size).clone()
         u = (x - offset) / scale
@@ -124,25 +125,25 @@ class Mixture(nn.Module):
         left = ((total - values[:q].sum()) / (size - q)).clamp(min=gaussian.FLOOR)
         return offset, vectors[:, :q], left, scale
 
-    def _em(self, y: Tensor, keys: Tensor, count: int, variance: Tensor) -> gaussian.Components:
-        return gaussian.em(y, keys, max(1, min(count, len(y) // 5)), variance, kind=self.config.covariance)
+    def _em(self, y: Tensor, keys: Tensor, count: int, variance: Tensor, prior: Tensor) -> gaussian.Components:
+        return gaussian.em(y, keys, max(1, min(count, len(y) // 5)), variance, prior, kind=self.config.covariance)
 
-    def _best_count(self, y: Tensor, keys: Tensor, rows: list[Tensor], variance: Tensor) -> int:
+    def _best_count(self, y: Tensor, keys: Tensor, rows: list[Tensor], variance: Tensor, prior: Tensor) -> int:
         """The number of components a label under which a held-out tenth is likeliest; stops after two failures in a row."""
         order = draws.uniform(keys, "selection")
         limit = order.kthvalue(min(SELECTION_ROWS, len(order))).values
         held = draws.uniform(keys, "held out") < 0.1
         best, best_score, failures = 1, -math.inf, 0
         for count in COUNTS:
-            score, n = 0.0, 0
+            found = []
             for r in rows:
                 r = r[order[r] <= limit]
                 train, test = r[~held[r]], r[held[r]]
                 if len(train) and len(test):
-                    score += float(self._em(y[train], keys[train], count, variance).log_prob(y[test], variance).sum())
-                    n += len(test)
-            if not n or count * 5 > max(len(r) for r in rows):
+                    found.append(self._em(y[train], keys[train], count, variance, prior).log_prob(y[test], variance))
+            if not found or count * 5 > max(len(r) for r in rows):
                 break
+            score = float(torch.cat(found).mean())
             best, best_score, failures = (count, score, 0) if score > best_score else (best, best_score, failures + 1)
             if failures == 2:
                 break
