@@ -20,7 +20,7 @@ L = 6
 def trained() -> Masked:
     torch.manual_seed(0)
     family = Masked(Tokens(4, L), {}, TINY)
-    chains.train(family, lambda i: chains.batch(chains.chain(128, L, 100 + i), i), 260, 6e-3)
+    chains.train(family, lambda i: chains.batch(chains.chain(128, L, 100 + i), i), 150, 8e-3)
     return family
 
 

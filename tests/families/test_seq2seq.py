@@ -31,7 +31,7 @@ def reversal(seed: int, n: int = 64) -> Batch:
 def test_learns_to_reverse() -> None:
     torch.manual_seed(0)
     family = Seq2Seq(TEXT, {"source": TEXT}, Seq2SeqConfig(net=NET, spans=0.0, drop=0.0))
-    chains.train(family, lambda i: reversal(i, 96), 330, 8e-3)
+    chains.train(family, lambda i: reversal(i, 64), 170, 8e-3)
     of = reversal(10**6, 200)
     got = chains.last(family, Request(of.key, of.cond, sampling=GREEDY)).x
     assert (got == of.x).all(1).float().mean() > 0.9

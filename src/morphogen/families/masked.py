@@ -137,7 +137,7 @@ class Masked(nn.Module):
     @stepwise
     def stream(self, request: Request) -> Iterator[Partial]:
         """Fill hidden positions round by round; known ones never change. `x` of an unfinished Partial holds id `vocab` where hidden."""
-        s: MaskedSampling = request.sampling
+        s: MaskedSampling = request.sampling or MaskedSampling()
         if s.order not in ORDERS:
             raise UsageError(f"option 'order' = {s.order!r} is not valid", remedy="choose " + ", ".join(ORDERS))
         net, cond = guided(self.net, self.conditioner, request)
