@@ -54,6 +54,8 @@ def generate(
         plan.keys, cond=plan.cond, given=plan.given, sampling=plan.sampling, progress=lambda share: watch.progress("drawing", share)
     )
     watch.progress("drawing", 1.0)
+    if hasattr(model.codec, "number"):
+        raws = model.codec.number(raws)  # id columns are not learned: fresh ones are counted up
     if out is not None:
         facts = {
             "run": os.path.relpath(folder.path.resolve(), Path(out).resolve().parent),
@@ -133,7 +135,13 @@ def _read_given(model: Any, path: str | Path) -> list[Any]:
     path = Path(path).expanduser()
     if not path.exists():
         raise UsageError("no such file", where=path, remedy="check --given")
-    return list(model.codec.read_given(path))
+    if hasattr(model.codec, "read_given"):
+        return list(model.codec.read_given(path))
+    from morphogen.codecs.sources import scan
+
+    items = [item.raw for item in model.codec.read(scan(path))]
+    model.codec.skips.check(len(items) + model.codec.skips.count)
+    return items
 
 
 def _file_facts(path: str | Path | None, out: Path) -> dict[str, Any] | None:

@@ -112,6 +112,10 @@ class ImageCodec:
         self.notes += [f"{count:,} {note}" for note, count in found.items()]
         self.skips.check(len(paths))
 
+    def read_given(self, path: Path) -> list[Path]:
+        """The picture files that `generate --given` fills."""
+        return [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+
     def write(self, raws: Sequence[np.ndarray], out: Path, meta: Sequence[dict[str, Any]]) -> list[Path]:
         """Write the new folder `out`: 00000.png ... and metadata.jsonl (file_name and each one's meta). Returns the pictures."""
         out = Path(out)

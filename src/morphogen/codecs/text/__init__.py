@@ -213,6 +213,12 @@ class TextCodec:
         x[: len(ids)], mask[: len(ids)] = ids, known
         return Given(x, mask)
 
+    def read_given(self, path: Path) -> list[str]:
+        """What `generate --given` continues or fills: each `text` of a JSONL file, else the whole file as one beginning."""
+        if path.suffix.lower() in LINES:
+            return [row["text"] for _, row in json_lines(path, self.skips) if isinstance(row.get("text"), str)]
+        return [passages.read_text(path, self.config.encoding).rstrip("\n")]
+
     # ---------------------------------------------------------------- outputs
     def write(self, raws: Sequence[str], out: Path, meta: Sequence[dict[str, Any]]) -> list[Path]:
         """One JSON line {"text", ...meta} a text; `out` gets the ending .jsonl if it has none of its own."""
