@@ -86,13 +86,7 @@ class Run:
             pickled = next((p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth")), "") if path.is_dir() else ""
             remedy = f"{pickled} is a pickle file; convert it elsewhere" if pickled else "give the folder that `morphogen train --out` wrote"
             raise FormatError("not a run folder (no recipe.toml)", where=path, remedy=remedy)
-        try:
-            values = tomllib.loads(recipe.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise FormatError(f"recipe.toml cannot be read ({error})", where=path, remedy="restore it") from None
-        if values.get("version", 0) > VERSION:
-            raise FormatError(f"made by a newer version (recipe {values['version']})", where=path, remedy="update morphogen")
-        return cls(path, values)
+        return cls(path, read_recipe(recipe))
 
     def finished(self) -> bool:
         return (self.path / "model.safetensors").is_file()
@@ -152,6 +146,20 @@ class Run:
         if len(model.bridges):
             tensors = {f"bridges.{k}": v.detach().cpu().contiguous().clone() for k, v in model.bridges.state_dict().items()}
             write_bytes(self.path / "bridges" / "fitted.safetensors", save(tensors))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A recipe.toml. Raises FormatError when it is missing, no TOML, or from a newer version."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"the recipe cannot be read ({error})", where=path, remedy="give a recipe.toml") from None
+    unknown = set(values) - {"version", "morphogen", "data", "codec", "conditions", "family", "training", "generation"}
+    if unknown:
+        raise FormatError(f"unknown section '{min(unknown)}'", where=path, remedy="see recipes/ for what a recipe holds")
+    if values.get("version", 0) > VERSION:
+        raise FormatError(f"made by a newer version (recipe {values['version']})", where=path, remedy="update morphogen")
+    return values
 
 
 def build_bridges(space: Any, accepts: tuple[type, ...], parent: Any = None) -> list[Any]:

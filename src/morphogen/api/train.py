@@ -29,6 +29,7 @@ def train(
     seed: int = 0,
     cond: Sequence[str] = (),
     bridge: str | Path | None = None,
+    recipe: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
     options: dict[str, dict[str, Any]] | None = None,
@@ -40,7 +41,7 @@ def train(
 
     Without flags the codec, family, size and time are found from the data. `minutes` is wall time from reading the data
     to the saved model; `report` adds an evaluation after it. `options` overrides single values: {"training": {"lr": 1e-3},
-    "net": {"width": 96}, ...}.
+    "net": {"width": 96}, ...}. `recipe`: a recipe.toml whose choices hold where no argument says otherwise.
     Raises UsageError, DataError, FormatError, ResourceError or Interrupted.
     """
     begun, watch, out = START(), watch or Watch(), Path(out)
@@ -54,9 +55,8 @@ def train(
     if parent is not None and not parent.finished():
         raise FormatError("the bridge run is not finished", where=bridge, remedy="train it to its end first")
     recorded = {} if fresh else Run.load(out).recipe
-    wishes = recorded_wishes(recorded) if recorded else {
-        "family": family, "size": size, "minutes": minutes, "steps": steps, "seed": seed, "cond": tuple(cond), "options": options,
-    }
+    own = {"family": family, "size": size, "minutes": minutes, "steps": steps, "seed": seed, "cond": tuple(cond), "options": options}
+    wishes = recorded_wishes(recorded) if recorded else _over(recipe, own) if recipe else own
     plan = make_plan(data, **wishes, parent=Run.load(recorded["data"]["bridge"]) if recorded.get("data", {}).get("bridge") else parent)
     for line in plan.found:
         watch.say("found   " + line)
@@ -76,16 +76,28 @@ def train(
     return run
 
 
+def _over(recipe: str | Path, own: dict[str, Any]) -> dict[str, Any]:
+    """A recipe file's choices under a person's own."""
+    from morphogen.run import read_recipe
+
+    theirs = recorded_wishes(read_recipe(Path(recipe)))
+    if own["steps"] or own["minutes"]:
+        theirs.pop("steps", None), theirs.pop("minutes", None)
+    options = {k: {**theirs["options"].get(k, {}), **(own["options"] or {}).get(k, {})} for k in {*theirs["options"], *(own["options"] or {})}}
+    said = {k: v for k, v in own.items() if v not in (None, ()) and not (k == "seed" and v == 0)}
+    return {**theirs, **said, "options": options}
+
+
 def recorded_wishes(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The wishes that lead to the same plan again: what was derived is now given."""
-    training, family = recipe["training"], recipe["family"]
+    """The wishes that lead to the same plan again: what was derived is now given. Missing sections wish for nothing."""
+    training, family, data = recipe.get("training", {}), recipe.get("family", {}), recipe.get("data", {})
     config = dict(family.get("config", {}))
     net = config.pop("net", {})
-    options = {"codec": recipe["codec"].get("config", {}), "family": config, "training": {k: v for k, v in training.items() if k != "steps"}}
+    options = {"codec": recipe.get("codec", {}).get("config", {}), "family": config, "training": {k: v for k, v in training.items() if k != "steps"}}
     if net:
         options["net"] = net
-    wishes = {"family": family["name"], "seed": recipe["data"]["seed"], "cond": tuple(recipe["data"].get("cond", ())), "options": options}
-    return {**wishes, **({"steps": training["steps"]} if training.get("steps") else {"minutes": recipe["data"].get("minutes")})}
+    wishes = {"family": family.get("name"), "seed": data.get("seed", 0), "cond": tuple(data.get("cond", ())), "options": options}
+    return {**wishes, **({"steps": training["steps"]} if training.get("steps") else {"minutes": data.get("minutes")})}
 
 
 def _clear(out: Path) -> None:

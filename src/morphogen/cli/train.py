@@ -21,6 +21,7 @@ def train(
     seed: Whole = 0,
     cond: Annotated[list[str] | None, Parameter(negative="")] = None,
     bridge: Path | None = None,
+    recipe: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     device: str = "auto",
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
@@ -50,12 +51,14 @@ def train(
         What outputs can be asked for: labels, captions or a column. Repeat for more.
     bridge
         A trained run with a latent (vae): model its latent instead of the data.
+    recipe
+        A recipe.toml, ours from recipes/ or another run's; flags win over it.
     resume
         Go on from the last checkpoint of the run folder.
     device
         auto, cpu, cuda or mps.
     set_
-        Override one value: training.lr=1e-3, net.width=96, family.latent=vq, codec.size=32. Repeat for more.
+        Override one value: training.lr=1e-3, net.width=96, family.kind=vq, codec.size=32. Repeat for more.
     report
         Judge the run at the end and write report.html into it.
     force
@@ -69,7 +72,7 @@ def train(
     watch = Console()
     try:
         run = api.train(
-            data, out, family=family, size=size, minutes=minutes, steps=steps, seed=seed, cond=cond or (), bridge=bridge, resume=resume,
+            data, out, family=family, size=size, minutes=minutes, steps=steps, seed=seed, cond=cond or (), bridge=bridge, recipe=recipe, resume=resume,
             device=device, options=parse_options(set_ or ()), force=force, watch=watch, report=report,
         )
     finally:
