@@ -135,3 +135,10 @@ def test_table_coder_keeps_kinds() -> None:
     coder = TableCoder.fit(rows)
     assert coder.numbers == ("n",) and set(coder.categories) == {"word", "flag"} and coder.ignored == ("id",)
     assert np.isnan(coder.matrix(rows)[0, 0]) and coder.codes([{"word": "z"}, {"word": None}], "word").tolist() == [-2, -1]
+
+
+def test_the_floor_is_what_new_real_data_get_even_when_the_axes_fit_noise() -> None:
+    # 100 equal directions and few rows: principal axes are noise, and the rows that made them stick out along them
+    got = {m.name: m for m in quality.prdc(vectors(blobs(300, 9, dims=100), dims=100))}
+    assert got["coverage"].floor == pytest.approx(got["coverage"].value, abs=0.1)
+    assert got["density"].floor == pytest.approx(got["density"].value, abs=0.35)

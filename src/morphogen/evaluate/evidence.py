@@ -98,10 +98,24 @@ class Evidence:
         out = np.asarray(self.codec.features(list(raws)), dtype=np.float64)
         return np.nan_to_num(out.reshape(len(raws), -1), nan=0.0, posinf=1e6, neginf=-1e6)
 
+    @property
+    def spared(self) -> int:
+        """How many of the training `rows`, from the first, the space is not fitted on: they stand for real data in floors.
+
+        Principal axes are the directions in which their own rows happen to spread; other rows spread less along them, so
+        rows that fitted the axes would look unlike new real ones.
+        """
+        return min(len(self.heldout), len(self.rows(TRAIN)) // 2)
+
     @cached_property
     def scaler(self) -> Scaler:
-        """The map from features to the space distances are taken in, fitted on training data alone."""
-        return Scaler.fit(self.features(TRAIN), getattr(self.codec, "feature_name", "features"), self.seed)
+        """The map from features to the space distances are taken in, fitted on training data alone, but for the `spared` rows."""
+        return Scaler.fit(self.features(TRAIN)[self.spared :], getattr(self.codec, "feature_name", "features"), self.seed)
+
+    @property
+    def floor(self) -> np.ndarray:
+        """Points of training rows that did not shape the space: what honest new data look like."""
+        return self.points(TRAIN)[: self.spared]
 
     def points(self, name: str) -> np.ndarray:
         """`rows` in the space distances are taken in, (n, <= 64)."""

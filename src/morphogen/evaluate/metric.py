@@ -85,7 +85,8 @@ def _plain(x: float | None) -> float | None:
 def measured(name: str, own: Interval, *, floor: Interval | None = None, others: dict[str, Interval] | None = None, **rest: Any) -> Metric:
     """A Metric that names the best of `others` as its baseline."""
     others = {k: v for k, v in (others or {}).items() if math.isfinite(v.value)}
-    metric = Metric(name=name, value=own.value, low=own.low, high=own.high, floor=floor.value if floor else None, others=others, **rest)
+    real = floor.value if floor and math.isfinite(floor.value) else None
+    metric = Metric(name=name, value=own.value, low=own.low, high=own.high, floor=real, others=others, **rest)
     if not others:
         return metric
     best = min(others, key=lambda k: metric.distance(others[k].value))

@@ -51,18 +51,21 @@ def prdc(evidence: Evidence) -> list[Metric]:
     if n < 3:
         return []
 
-    def of(name: str) -> dict[str, Interval]:
-        outcome = neighbourhoods(real[:n], evidence.points(name)[:n])
+    def of(points: np.ndarray) -> dict[str, Interval]:
+        m = min(n, len(points))
+        outcome = neighbourhoods(real[:m], points[:m])
         return {key: mean(v) if key == "density" else share(v) for key, v in outcome.items()}
 
-    own, floor = of(MODEL), of(TRAIN)
-    rivals = {name: of(name) for name in evidence.baselines if len(evidence.baselines[name]) >= 3}
+    own = of(evidence.points(MODEL))
+    floor = of(evidence.floor) if len(evidence.floor) >= 3 else dict.fromkeys(own, Interval(math.nan))
+    rivals = {name: of(evidence.points(name)) for name in evidence.baselines if len(evidence.baselines[name]) >= 3}
     out = []
     for key, line in _NEIGHBOUR_LINES.items():
         more: dict[str, Any] = {"better": "near", "target": 1.0} if key == "density" else {}
         others = {name: values[key] for name, values in rivals.items()}
+        real_too = f" (real data: {floor[key].value:.2f})." if math.isfinite(floor[key].value) else "."
         out.append(measured(key, own[key], floor=floor[key], others=others, n=n, feature=evidence.scaler.name,
-                            line=line.format(value=own[key].value) + f" (real data: {floor[key].value:.2f}).", **more))
+                            line=line.format(value=own[key].value) + real_too, **more))
     return out
 
 
@@ -102,8 +105,8 @@ def frechet(evidence: Evidence) -> list[Metric]:
     if n < 20:
         return []
     dims = max(1, min(real.shape[1], n // 5))
-    results = {name: frechet_of(real[:n, :dims], evidence.points(name)[:n, :dims])
-               for name in (MODEL, TRAIN, *evidence.baselines) if len(evidence.points(name)) >= 20}
+    sets = {TRAIN: evidence.floor, **{name: evidence.points(name) for name in (MODEL, *evidence.baselines)}}
+    results = {name: frechet_of(real[:n, :dims], points[:n, :dims]) for name, points in sets.items() if len(points) >= 20}
     own, floor = results.pop(MODEL), results.pop(TRAIN, None)
     total = float(real[:n, :dims].var(axis=0).sum())
     line = (f"0 means the same mean and spread as real data, whose whole variance is {total:.1f} on this scale; "

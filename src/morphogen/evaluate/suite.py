@@ -17,6 +17,8 @@ METRICS: dict[str, Callable[[Evidence], list[Metric]]] = {
     "prdc": quality.prdc, "frechet": quality.frechet, "c2st": quality.c2st, "tstr": quality.tstr, "likelihood": likelihood.bits,
     "rare": diversity.rare, "columns": diversity.columns, "wording": diversity.wording, "legal": quality.legal,
 }
+OPENINGS = {"good": "Good: close to real data.", "fair": "Fair: the same kind of data, with reservations.",
+            "poor": "Poor: not a stand-in for real data.", "unknown": "There was too little to measure how good it is."}
 LEAN, COPY = 0.8, 0.5  # of the distance to training items that held-out items keep
 KEY = ("coverage", "precision", "c2st", "frechet", "tstr:", "bits per", "columns", "correlations", "rare frequency")
 
@@ -71,13 +73,13 @@ def judge(evidence: Evidence, metrics: list[Metric], closest: list[Pair], notes:
     if len(evidence.heldout) < FEW or len(evidence.generated) < FEW:
         return _too_few(Result(metrics, copied, [], closest, copies=severity == 2, notes=notes), evidence)
     metrics = _with_honest_baselines(metrics)
-    tone, how_good = grade(by_name)
+    tone, said = grade(by_name)
     rival, versus = against_baselines(metrics)
-    sentences = [how_good, versus, copied or _not_copied(by_name)]
     if severity == 2:
         tone = "poor"
     elif tone == "good" and (severity or rival):
         tone = "fair"
+    sentences = [f"{OPENINGS[tone]} {said}".strip(), versus, copied or _not_copied(by_name)]
     advice = list(_advice(by_name, tone, rival, evidence))
     verdict = "\n".join(s for s in sentences if s)
     return Result(metrics, verdict, advice, closest, tone, rival, severity == 2, notes)
@@ -105,12 +107,12 @@ def _ratio(metric: Metric | None) -> float | None:
 
 
 def grade(by_name: dict[str, Metric]) -> tuple[str, str]:
-    """(tone, sentence). The worst of the findings rules: a sharp model that misses half of the data is not good."""
+    """(tone, findings in a sentence). The worst of them rules: a sharp model that misses half of the data is not good."""
     points: list[int] = []  # 2 good, 1 fair, 0 poor
     said: list[str] = []
     apart, cover, precise = by_name.get("c2st"), by_name.get("coverage"), by_name.get("precision")
     if apart and math.isfinite(apart.value):
-        points.append(2 if apart.value <= 0.7 else 1 if apart.value <= 0.95 else 0)
+        points.append(2 if apart.value <= 0.75 else 1 if apart.value <= 0.9 else 0)
         said.append(f"a classifier tells it from real data {apart.value:.0%} of the time (50% is chance)")
     for metric, words in ((cover, "it covers {:.0%} of the variety of real data"), (precise, "{:.0%} of outputs look like real items")):
         ratio = _ratio(metric)
@@ -123,15 +125,16 @@ def grade(by_name: dict[str, Metric]) -> tuple[str, str]:
             points.append(2 if ratio >= 0.95 else 1 if ratio >= 0.8 else 0)
             kept, what = min(1.0, max(0.0, ratio)), metric.name.partition(":")[2]
             said.append(f"a model trained on it instead of real data keeps {kept:.0%} of its score on {what}")
+    legal = _ratio(by_name.get("legal"))
+    if legal is not None and legal < 0.98:
+        points.append(1 if legal >= 0.8 else 0)
+        said.append(f"only {by_name['legal'].value:.0%} of outputs keep the rules that real data keep")
     if not points:
-        return "unknown", "There was too little to measure how good it is."
+        return "unknown", ""
     # a classifier is the strictest judge of all: it alone does not make useful data poor
     rest = points[1:] if apart and len(points) > 1 else points
     worst = min(min(rest), points[0] + 1)
-    tone = ("poor", "fair", "good")[worst]
-    opening = {"good": "Good: close to real data.", "fair": "Fair: recognisably the same kind of data, with visible gaps.",
-               "poor": "Poor: not yet a stand-in for real data."}[tone]
-    return tone, f"{opening} {_sentence(said)}"
+    return ("poor", "fair", "good")[worst], _sentence(said)
 
 
 def _sentence(parts: list[str]) -> str:
