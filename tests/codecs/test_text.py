@@ -157,6 +157,19 @@ def test_wrapped_lines_and_code_are_prose():
     assert shape_of("def f(x):\n    return x + 1\n" * 40) == "prose"
 
 
+def test_a_book_of_filled_lines_is_prose_and_docstrings_are_entries():
+    page = "\n".join(" ".join(SENTENCES[i: i + 3])[:70].ljust(70, "x") for i in range(3))
+    assert shape_of("\n\n".join(page + f"\nThe end {i}." for i in range(60))) == "prose"
+    notes = (f"Return {i}.\nArguments:\n    x: the value {i} of all the values that there are\n    y: 1" for i in range(60))
+    assert shape_of("\n\n".join(notes)) == "paragraphs"
+
+
+def test_a_few_very_long_items_do_not_set_the_length():
+    codec = TextCodec()
+    codec.fit([Item(s) for s in SENTENCES] + [Item("x" * 900)])
+    assert codec.space.length < 60 and "1 items lose their tail" in codec.describe()[0] and codec.size_of("x" * 900)[0] < 60
+
+
 def test_the_user_can_say_what_an_entry_is(tmp_path):
     path = write(tmp_path, "a.txt", "\n".join(SENTENCES))
     assert len(read(path, entries="prose")[1]) < len(read(path, entries="lines")[1]) == len(SENTENCES)

@@ -113,8 +113,8 @@ def centres(y: Tensor, keys: Tensor, k: int) -> Tensor:
     return means
 
 
-def em(y: Tensor, keys: Tensor, k: int, variance: Tensor, prior: Tensor, *, kind: str = "full", rounds: int = 60) -> Components:
-    """Fit k components to y (N, q) by expectation and maximisation; stops when the likelihood grows less than 1e-3 a row.
+def em(y: Tensor, keys: Tensor, k: int, variance: Tensor, prior: Tensor, *, kind: str = "full", rounds: int = 40) -> Components:
+    """Fit k components to y (N, q) by expectation and maximisation; stops when the likelihood a row grows less than 1e-4 a number.
 
     `prior` (q,): variances over all data, of which every component is given PSEUDO rows: what never varied among a few rows
     is not known to be constant. `kind` "diagonal" keeps variances only.
@@ -127,7 +127,7 @@ def em(y: Tensor, keys: Tensor, k: int, variance: Tensor, prior: Tensor, *, kind
         joint = log_normal(y, parts.means, parts.factors, variance) + parts.log_weight
         total = joint.logsumexp(1, keepdim=True)
         score = float(total.mean())
-        if score < best + 1e-3:
+        if score < best + 1e-4 * y.shape[1]:
             break
         best = score
         parts = _maximise(y, (joint - total).exp(), variance, (spread, prior), kind)
@@ -140,8 +140,9 @@ def _maximise(y: Tensor, share: Tensor, variance: Tensor, spreads: tuple[Tensor,
     means = share.mT @ y / n.clamp(min=1e-9)[:, None]
     factors = []
     for j in range(share.shape[1]):
-        centred = y - means[j]
-        cov = (share[:, j, None] * centred).mT @ centred / n[j].clamp(min=1e-9)
+        own = share[:, j] > 1e-5  # in many dimensions a row belongs to one component: leave the rest out of the sum
+        centred = y[own] - means[j]
+        cov = (share[own, j, None] * centred).mT @ centred / n[j].clamp(min=1e-9)
         if n[j] < 1.5:  # one row has no spread of its own
             cov = torch.diag(spread / share.shape[1])
         elif kind == "diagonal":

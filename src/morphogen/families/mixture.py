@@ -21,7 +21,8 @@ from morphogen.spaces import Array, Space
 
 COUNTS = (1, 2, 4, 8, 16, 32)
 LARGEST = 256  # numbers a sample may have before it is projected
-SELECTION_ROWS = 6000
+SELECTION_ROWS = 4000
+MOST_ROWS = 10_000  # rows a label EM looks at: more would only cost time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,9 @@ class Mixture(nn.Module):
         return offset, vectors[:, :q], left, scale
 
     def _em(self, y: Tensor, keys: Tensor, count: int, variance: Tensor, prior: Tensor) -> gaussian.Components:
+        if len(y) > MOST_ROWS:
+            some = draws.uniform(keys, "subset").argsort()[:MOST_ROWS]
+            y, keys = y[some], keys[some]
         return gaussian.em(y, keys, max(1, min(count, len(y) // 5)), variance, prior, kind=self.config.covariance)
 
     def _best_count(self, y: Tensor, keys: Tensor, rows: list[Tensor], variance: Tensor, prior: Tensor) -> int:

@@ -51,8 +51,8 @@ class TextCodec:
     """Text as bytes or byte-level BPE, closed by an end id; any text comes back exactly.
 
     Files are cut while reading, before a tokeniser exists: passages hold at most a number of BYTES that follows from
-    `length` (one byte a byte token, 2.5 a BPE token). With `length` 0 nothing is ever cut short: the length becomes that of
-    the longest passage found. With `length` given, a passage with more tokens loses its tail, and its end id with it.
+    `length` (one byte a byte token, 2.5 a BPE token). With `length` 0 it becomes that of the longest passage found, unless
+    the longest hundredth is far longer than the rest. A passage with more tokens loses its tail, and its end id with it.
     """
 
     name: ClassVar[str] = "text"
@@ -62,7 +62,7 @@ class TextCodec:
     def __init__(self, config: TextConfig | None = None) -> None:
         self.config = config or TextConfig()
         self.space: spaces.Space = Tokens(257, self.config.length or 512, end=256)
-        self.tokeniser = Tokeniser()
+        self.tokeniser, self.tails = Tokeniser(), 0
         self.skips, self.notes = Skips(), []
         _check(self.config)
 
@@ -154,7 +154,7 @@ class TextCodec:
             n = max(8, self.config.length - 1)
             return (n, n) if single else (int(2.5 * n), int(2.5 * n))
         # at least some thirty passages, or nothing could be held out
-        return max(64, min(511 if single else 1536, total // 32)), 1023 if single else 3072
+        return max(64, min(511 if single else 900, total // 32)), 1023 if single else 1536
 
     def _bytes(self, total: int) -> bool:
         return self.config.tokens == "bytes" or (self.config.tokens == "auto" and total < SMALL)
@@ -174,15 +174,18 @@ class TextCodec:
             self.tokeniser = train_bpe(texts, vocab - 1)
         length = self.config.length
         if not length:
-            longest = max(len(self.tokeniser.ids(text)) for text in texts) + 1
-            length = min(LONGEST, -(-longest // 8) * 8)
+            sizes = np.sort([len(self.tokeniser.ids(text)) + 1 for text in texts])
+            usual = int(sizes[math.ceil(0.99 * len(sizes)) - 1])
+            length = min(LONGEST, -(-int(sizes[-1] if sizes[-1] <= 1.5 * usual else usual) // 8) * 8)
+            self.tails = int((sizes > length).sum())
         self.space = Tokens(self.tokeniser.size + 1, length, end=self.tokeniser.size)
 
     def describe(self) -> list[str]:
         """What was decided, one line each."""
         assert isinstance(self.space, Tokens)
         kind = "bytes" if self.tokeniser.content is None else f"{self.tokeniser.size:,} word pieces learned from the text"
-        return [f"tokens are {kind}, at most {self.space.length:,} an item"]
+        tails = f" ({self.tails:,} items lose their tail)" if self.tails else ""
+        return [f"tokens are {kind}, at most {self.space.length:,} an item{tails}"]
 
     def encode(self, raw: str) -> np.ndarray:
         """(n,) int64 ids, n <= length, closed by the end id if there is room."""

@@ -76,7 +76,7 @@ def shape_of(text: str) -> str:
     """How a text is organised: "lines" (one entry a line), "paragraphs" (entries between blank lines) or "prose".
 
     Lines: many short ones, hardly a blank one, neither indented like code nor wrapped at a fixed width like a book.
-    Paragraphs: many short ones. The rest is prose.
+    Paragraphs: many short ones, not filled line by line like a book's. The rest is prose.
     """
     head = text[:1_000_000]
     lines = head.strip().split("\n")
@@ -92,9 +92,19 @@ def shape_of(text: str) -> str:
     parts = paragraphs(head)
     if len(parts) >= MANY:
         lengths = sorted(map(len, parts))
-        if lengths[len(parts) // 2] <= 200 and lengths[int(0.95 * (len(parts) - 1))] <= 600:
+        half, most = lengths[len(parts) // 2], lengths[int(0.95 * (len(parts) - 1))]
+        if half <= 250 and most <= 1200 and not _flows(parts, half):
             return "paragraphs"
     return "prose"
+
+
+def _flows(parts: list[str], half: int) -> bool:
+    """Whether paragraphs look like a book's: lines filled to one width, or one long line each."""
+    inner = sorted(len(line) for part in parts for line in part.split("\n")[:-1])
+    if len(inner) < 0.1 * len(parts):
+        return half > 150
+    width = inner[int(0.95 * (len(inner) - 1))]
+    return width >= 50 and sum(n > 0.8 * width for n in inner) > 0.7 * len(inner)
 
 
 def paragraphs(text: str) -> list[str]:
