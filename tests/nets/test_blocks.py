@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morphogen.nets.blocks import CrossAttention, Down, Embedding, FiLM, ResBlock, SelfAttention, Up, patchify, unpatchify
+from morphogen.nets.blocks import CrossAttention, Down, Embedding, ResBlock, SelfAttention, Up, patchify, unpatchify
 
 
 @given(size=st.lists(st.integers(1, 9), min_size=1, max_size=3), patch=st.integers(1, 4))
@@ -28,12 +28,12 @@ def test_down_rounds_up_and_up_comes_back(rank):
         assert Up(rank, 16, 8)(low, h.shape[2:]).shape == h.shape
 
 
-def test_blocks_start_as_the_identity():
-    h, e, context = torch.randn(2, 16, 5, 5), torch.randn(2, 8), torch.randn(2, 3, 8)
-    assert torch.equal(ResBlock(2, 16, 16, emb=8)(h, e), h)
-    assert torch.equal(SelfAttention(16)(h), h)
-    assert torch.equal(CrossAttention(16, 8)(h, context, torch.ones(2, 3, dtype=torch.bool)), h)
-    assert torch.equal(FiLM(8, 16)(h, e), h)
+def test_blocks_start_near_the_identity():
+    torch.manual_seed(0)
+    h, e, context = torch.randn(8, 16, 5, 5), torch.randn(8, 8), torch.randn(8, 3, 8)
+    for change in (ResBlock(2, 16, 16, emb=8)(h, e) - h, SelfAttention(16)(h) - h,
+                   CrossAttention(16, 8)(h, context, torch.ones(8, 3, dtype=torch.bool)) - h):
+        assert 0.005 < change.std() < 0.5
 
 
 def test_a_row_with_nothing_to_attend_to_stays_finite_and_padding_is_not_seen():

@@ -113,5 +113,5 @@ def test_patch_and_levels_follow_the_space():
 def test_what_no_net_can_do_is_said():
     with pytest.raises(UsageError, match="no net leads from record of 1 fields"):
         build_net(TINY, Record((("a", Array((1,))),)), Array((1,)))
-    with pytest.raises(UsageError, match="unknown net size 'smal'.*did you mean 'small'"):
+    with pytest.raises(UsageError, match=r"unknown net size 'smal'.*did you mean 'small'"):
         build_net(NetConfig(size="smal"), Array((3,)), Array((3,)))

@@ -78,5 +78,5 @@ def test_schedules_end_clean_and_fall():
 
 
 def test_unknown_solver_is_named():
-    with pytest.raises(UsageError, match="heuns.*did you mean 'heun'"):
+    with pytest.raises(UsageError, match=r"heuns.*did you mean 'heun'"):
         solve("heuns", exact, torch.zeros(1), straight(2))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from morphogen.config import NetConfig
 from morphogen.contracts import Cond, Given
-from morphogen.nets.blocks import Embedding, FiLM, zero
+from morphogen.nets.blocks import Embedding, FiLM, quiet, zero
 
 
 class Block(nn.Module):
@@ -17,7 +17,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.film = FiLM(emb, width) if emb else None
-        self.up, self.down = nn.Linear(width, 2 * width), zero(nn.Linear(2 * width, width))
+        self.up, self.down = nn.Linear(width, 2 * width), quiet(nn.Linear(2 * width, width))
         self.dropout = dropout
 
     def forward(self, h: Tensor, e: Tensor | None) -> Tensor:

@@ -57,7 +57,8 @@ class UNet(nn.Module):
                 self.up.append(blocks(at + skips.pop(), w))
                 at = w
             if level:
-                self.ups.append(Up(rank, w, w))
+                at = widths[level - 1]
+                self.ups.append(Up(rank, w, at))
         self.depth, self.levels = config.depth, config.levels
         self.norm, self.out = norm(at), zero(conv(rank, at, (target[0] or 1) * cell))
 
