@@ -1,4 +1,5 @@
 """What the benchmarks share: real data as a user would have them, independent judges, and a record of each figure."""
+
 from __future__ import annotations
 
 import gzip
@@ -22,8 +23,13 @@ def record(name: str, figures: dict[str, Any], **facts: Any) -> None:
     """Print the figures and keep them in results/NAME.json beside what they depend on."""
     import torch
 
-    facts |= {"load": os.getloadavg()[0], "threads": torch.get_num_threads(), "torch": str(torch.__version__),
-              "cpu": torch.backends.cpu.get_cpu_capability(), "date": time.strftime("%Y-%m-%d")}
+    facts |= {
+        "load": os.getloadavg()[0],
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"figures": figures, "facts": facts}, indent=2) + "\n")
@@ -106,11 +112,18 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float]:
     """Precision, recall, density, coverage (Kynkaanniemi 2019; Naeem 2020) of (n, D) sets of equal size."""
     n = min(len(real), len(fake))
     real, fake = real[:n], fake[:n]
-    rr, ff, rf = (np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0)) for a, b in ((real, real), (fake, fake), (real, fake)))
+    rr, ff, rf = (
+        np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0))
+        for a, b in ((real, real), (fake, fake), (real, fake))
+    )
     radius_r, radius_f = np.sort(rr, 1)[:, k], np.sort(ff, 1)[:, k]
     inside = rf < radius_r[:, None]
-    return {"precision": float(inside.any(0).mean()), "recall": float((rf < radius_f[None]).any(1).mean()),
-            "density": float(inside.sum() / (k * n)), "coverage": float((rf.min(1) < radius_r).mean())}
+    return {
+        "precision": float(inside.any(0).mean()),
+        "recall": float((rf < radius_f[None]).any(1).mean()),
+        "density": float(inside.sum() / (k * n)),
+        "coverage": float((rf.min(1) < radius_r).mean()),
+    }
 
 
 def svc(x: np.ndarray, y: np.ndarray, tx: np.ndarray, ty: np.ndarray) -> float:

@@ -1,4 +1,5 @@
 """Digits 8x8, class-conditional, <= 3 min each: python -m benchmarks.digits8 [--families diffusion gan vae] [--seeds 5]"""
+
 from __future__ import annotations
 
 import argparse
@@ -12,7 +13,9 @@ from benchmarks.common import WORK, digits8, fresh, load_pictures, nearest, prdc
 def one(family: str, seed: int, minutes: float, cond: bool = True) -> dict[str, float]:
     train, test = digits8(seed)
     name = f"{family}-{seed}{'' if cond else '-plain'}"
-    run = morphogen.train(train, fresh(WORK / "digits8" / name), family=family, minutes=minutes, seed=seed, cond=("labels",) if cond else ())
+    run = morphogen.train(
+        train, fresh(WORK / "digits8" / name), family=family, minutes=minutes, seed=seed, cond=("labels",) if cond else ()
+    )
     out = fresh(WORK / "digits8" / f"{name}-out")
     morphogen.generate(run, out, n=1437, seed=seed)
     (x, y), (rx, ry), (tx, ty) = load_pictures(out), load_pictures(train), load_pictures(test)
@@ -21,7 +24,11 @@ def one(family: str, seed: int, minutes: float, cond: bool = True) -> dict[str, 
     rng = np.random.default_rng(0)
     sample = rng.permutation(len(rx))[: len(x)]
     figures = {"tstr": svc(x, y, tx, ty), "real": real, **prdc(flat(rx[sample]), flat(x))}
-    figures |= {f"{k} (held-out)": v for k, v in prdc(flat(tx), flat(x[rng.permutation(len(x))])).items() if k in ("precision", "recall", "coverage")}
+    figures |= {
+        f"{k} (held-out)": v
+        for k, v in prdc(flat(tx), flat(x[rng.permutation(len(x))])).items()
+        if k in ("precision", "recall", "coverage")
+    }
     figures["distance ratio"] = float(np.median(nearest(x, rx)) / np.median(nearest(tx, rx)))
     figures["copies"] = float((nearest(x, rx) == 0).sum())
     from sklearn.svm import SVC
@@ -80,7 +87,10 @@ def one_plain(minutes: float) -> dict[str, float]:
 
     (x, _), (rx, ry) = load_pictures(out), load_pictures(train)
     named = SVC().fit(rx.reshape(len(rx), -1), ry).predict(x.reshape(len(x), -1))
-    return {"rarest class": float(np.bincount(named, minlength=10).min() / len(named)), **prdc(rx.reshape(len(rx), -1), x.reshape(len(x), -1))}
+    return {
+        "rarest class": float(np.bincount(named, minlength=10).min() / len(named)),
+        **prdc(rx.reshape(len(rx), -1), x.reshape(len(x), -1)),
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """A 1 MB text file without flags: python -m benchmarks.text [--data FILE] [--minutes 5]"""
+
 from __future__ import annotations
 
 import argparse
@@ -22,8 +23,19 @@ def main() -> None:
     figures = {}
     for metric in answer["metrics"]:
         if metric["name"].startswith("bits per"):
-            figures = {metric["name"]: metric["value"], "low": metric["low"], "high": metric["high"], metric["baseline"]["name"]: metric["baseline"]["value"]}
-    record("text", {**figures, "train seconds": run.provenance()["seconds"]}, data=a.data.name, bytes=a.data.stat().st_size, verdict=answer["verdict"])
+            figures = {
+                metric["name"]: metric["value"],
+                "low": metric["low"],
+                "high": metric["high"],
+                metric["baseline"]["name"]: metric["baseline"]["value"],
+            }
+    record(
+        "text",
+        {**figures, "train seconds": run.provenance()["seconds"]},
+        data=a.data.name,
+        bytes=a.data.stat().st_size,
+        verdict=answer["verdict"],
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Write the generated parts of the docs, or check that they agree with the code: python -m docs.generate [--check]"""
+
 from __future__ import annotations
 
 import io
@@ -36,10 +37,10 @@ def help_of(verb: str) -> str:
 
 def options(family: str) -> str:
     """Config and Sampling fields of a family, read from source."""
-    from morphogen.registry import FAMILIES
-
     import ast
     import importlib.util
+
+    from morphogen.registry import FAMILIES
 
     module = FAMILIES[family].target.partition(":")[0]
     spec = importlib.util.find_spec(module)
@@ -49,7 +50,12 @@ def options(family: str) -> str:
         if isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or node.name.endswith("Sampling")):
             kind = "family" if node.name.endswith("Config") else "sampling"
             for item, after in zip(node.body, [*node.body[1:], None]):
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value is not None and item.target.id != "net":
+                if (
+                    isinstance(item, ast.AnnAssign)
+                    and isinstance(item.target, ast.Name)
+                    and item.value is not None
+                    and item.target.id != "net"
+                ):
                     doc = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
                     out.append(f"| `{kind}.{item.target.id}` | `{ast.unparse(item.value)}` | {doc} |")
     return "\n".join(out) + "\n"

@@ -1,4 +1,5 @@
 """The rules of the house, held by reading the source: layers, sizes, final classes, no unsafe calls, no torch where it does not belong."""
+
 from __future__ import annotations
 
 import ast
@@ -94,7 +95,9 @@ def test_sizes(path: Path) -> None:
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.FunctionDef):
             at = f"{name}:{node.name}"
-            assert (node.end_lineno or 0) - node.lineno < 60 or at in LONG_FUNCTIONS or name.startswith("cli/"), f"{at} is longer than 60 lines"
+            assert (node.end_lineno or 0) - node.lineno < 60 or at in LONG_FUNCTIONS or name.startswith("cli/"), (
+                f"{at} is longer than 60 lines"
+            )
             a = node.args
             count = len([x for x in [*a.posonlyargs, *a.args, *a.kwonlyargs] if x.arg not in ("self", "cls")])
             assert count <= 8 or at in MANY_ARGUMENTS, f"{at} has {count} arguments"
@@ -144,8 +147,15 @@ def test_nets_and_families_know_no_framework() -> None:
             assert "torch.Generator" not in text, path
 
 
-@pytest.mark.parametrize("code", ["import morphogen", "import morphogen.cli; morphogen.cli.build()", "from morphogen.api import list_; list_()",
-                                  "from morphogen.codecs import image, table, text"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import morphogen",
+        "import morphogen.cli; morphogen.cli.build()",
+        "from morphogen.api import list_; list_()",
+        "from morphogen.codecs import image, table, text",
+    ],
+)
 def test_no_torch_at_start(code: str) -> None:
     script = f"{code}\nimport sys\nassert 'torch' not in sys.modules, 'torch was imported'\nassert 'pandas' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -1,4 +1,5 @@
 """Where a codec and a family meet: raw items in, raw items out. No other room holds both."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
@@ -97,19 +98,23 @@ class Model:
     shapes: with it fixed, a sample depends on its key alone and not on its neighbours.
     """
 
-    def __init__(self, codec: Any, family: Any, bridges: Sequence[Any] = (), conditions: dict[str, Any] | None = None, tile: int = 16) -> None:
+    def __init__(
+        self, codec: Any, family: Any, bridges: Sequence[Any] = (), conditions: dict[str, Any] | None = None, tile: int = 16
+    ) -> None:
         self.codec, self.family, self.conditions, self.tile = codec, family, dict(conditions or {}), tile
-        self.bridges = nn.ModuleList(bridges)
+        self.bridges: Any = nn.ModuleList(bridges)
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> Model:
         """Move weights; inputs follow by themselves."""
         self.device = torch.device(device)
-        self.family.to(device), self.bridges.to(device)
+        self.family.to(device)
+        self.bridges.to(device)
         return self
 
     def eval(self) -> Model:
-        self.family.eval(), self.bridges.eval()
+        self.family.eval()
+        self.bridges.eval()
         return self
 
     # -------------------------------------------------------------- inward: raw -> family Space
@@ -167,7 +172,8 @@ class Model:
             request = Request(keys[i], pick(conditions, i), part_given, length, sampling)
             outer = None if known is None else Given(pick(known.x, i), pick(known.known, i))
             for part in self.family.stream(request):
-                yield rows, part, lambda z=part.x, i=i, n=len(rows), outer=outer: self._raws(z, keys[i], outer, n)
+                n = len(rows)
+                yield rows, part, lambda z=part.x, i=i, n=n, outer=outer: self._raws(z, keys[i], outer, n)
 
     def generate(self, keys: Tensor, *, progress: Callable[[float], None] | None = None, **options: Any) -> list[Raw]:
         """Drain `stream`: one raw item a key, in order. `progress` is told the finished share."""
@@ -196,7 +202,7 @@ class Model:
     @torch.no_grad()
     def outward(self, z: Any, keys: Tensor) -> Any:
         """Family Space -> codec Space through the bridges."""
-        for bridge in reversed(self.bridges):  # type: ignore[call-overload]
+        for bridge in reversed(self.bridges):
             z = bridge.decode(z, keys)
         return z
 

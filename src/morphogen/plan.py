@@ -1,4 +1,5 @@
 """Looks at the data and decides: codec, conditions, split, family, size, time. Says what it found, what it picked and why."""
+
 from __future__ import annotations
 
 import tomllib
@@ -120,7 +121,9 @@ def make_plan(
     family_options = {**options.get("family", {})}
     if kind.__name__ and "net" in getattr(kind.Config, "__dataclass_fields__", {}):
         family_options["net"] = {"size": size or _size(codec.space), **options.get("net", {})}
-    training = make(TrainConfig, {**getattr(kind, "training", {}), **options.get("training", {}), **({"steps": steps} if steps else {})}, "training.")
+    training = make(
+        TrainConfig, {**getattr(kind, "training", {}), **options.get("training", {}), **({"steps": steps} if steps else {})}, "training."
+    )
     training = _keep(training, options, len(train), codec.space, bool(held))
     plan = Plan(listing, codec, items, train, held, conditions, picked_family, family_options, training, None, seed, defaults)
     plan.minutes = None if steps else minutes or float(defaults["minutes"])
@@ -172,7 +175,9 @@ def _conditions(items: list[Item], cond: Sequence[str]) -> tuple[dict[str, str],
         values = [item.cond[name] for item in items if item.cond.get(name) is not None]
         known = sorted({k for item in items[:1000] for k in item.cond})
         if not values:
-            raise UsageError(f"the data have no '{name}' to condition on", remedy=suggest(name, known) if known else "they carry no labels or captions")
+            raise UsageError(
+                f"the data have no '{name}' to condition on", remedy=suggest(name, known) if known else "they carry no labels or captions"
+            )
         if len(values) < len(items):
             notes.append(f"{len(items) - len(values)} items without '{name}' are left out")
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) and len(set(values)) > 20:
@@ -230,7 +235,9 @@ def _explain(plan: Plan, name: str, why: str, because: str, notes: list[str], fi
     if plan.minutes is not None and resolve("family", plan.family).__name__ and not _classical(plan.family):
         plan.picked.append(f"about {plan.minutes:g} min of training; --minutes changes it")
     if len(plan.items) < 100:
-        plan.warnings.append(f"only {len(plan.items)} items: expect copies or blur; collect a few hundred, or use `--family neighbour` for blends")
+        plan.warnings.append(
+            f"only {len(plan.items)} items: expect copies or blur; collect a few hundred, or use `--family neighbour` for blends"
+        )
 
 
 def _classical(family: str) -> bool:

@@ -3,6 +3,7 @@
 Other people's plug-ins join through the entry-point group `morphogen`: an entry named `codec.NAME`, `family.NAME` or
 `metric.NAME` points at the class; its first docstring line is its description.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -18,9 +19,13 @@ class Entry(NamedTuple):
 
 
 CODECS = {
-    "image": Entry("morphogen.codecs.image:ImageCodec", "folders of PNG, JPEG, WebP, GIF, BMP pictures, with class folders, labels or captions"),
+    "image": Entry(
+        "morphogen.codecs.image:ImageCodec", "folders of PNG, JPEG, WebP, GIF, BMP pictures, with class folders, labels or captions"
+    ),
     "table": Entry("morphogen.codecs.table:TableCodec", "CSV, Parquet or JSONL rows: numbers, categories, dates, missing values"),
-    "text": Entry("morphogen.codecs.text:TextCodec", "text files, folders of them or JSONL with a text field; bytes or trained byte-level BPE"),
+    "text": Entry(
+        "morphogen.codecs.text:TextCodec", "text files, folders of them or JSONL with a text field; bytes or trained byte-level BPE"
+    ),
 }
 
 CONDITIONS = {
@@ -31,8 +36,12 @@ CONDITIONS = {
 
 FAMILIES = {
     "vae": Entry("morphogen.families.vae:VAE", "variational autoencoder: a smooth, VQ or finite-scalar latent; fast, a little soft"),
-    "gan": Entry("morphogen.families.gan:GAN", "relativistic adversarial pair with zero-centred gradient penalties: sharp, one step to draw"),
-    "diffusion": Entry("morphogen.families.diffusion:Diffusion", "EDM-preconditioned denoiser: best quality for pictures and vectors, many steps to draw"),
+    "gan": Entry(
+        "morphogen.families.gan:GAN", "relativistic adversarial pair with zero-centred gradient penalties: sharp, one step to draw"
+    ),
+    "diffusion": Entry(
+        "morphogen.families.diffusion:Diffusion", "EDM-preconditioned denoiser: best quality for pictures and vectors, many steps to draw"
+    ),
     "flow": Entry("morphogen.families.flow:Flow", "rectified flow: straight paths from noise to data, few steps to draw"),
     "autoregressive": Entry("morphogen.families.autoregressive:Autoregressive", "GPT: the next token from those before; exact likelihood"),
     "masked": Entry("morphogen.families.masked:Masked", "BERT: any tokens from any others; fills gaps, draws in a few rounds"),
@@ -53,6 +62,8 @@ METRICS = {
     "tstr": Entry("morphogen.evaluate.quality:tstr", "train on synthetic, test on real, beside train on real"),
     "likelihood": Entry("morphogen.evaluate.likelihood:bits", "bits per dimension or per byte on held-out data"),
     "rare": Entry("morphogen.evaluate.diversity:rare", "share of rare categories that come back, and how often"),
+    "columns": Entry("morphogen.evaluate.diversity:columns", "shapes of a table's columns and the correlations between them"),
+    "wording": Entry("morphogen.evaluate.diversity:wording", "variety, repetition and vocabulary of texts"),
     "copying": Entry("morphogen.evaluate.copying:copying", "distance to the nearest training item against that of held-out items"),
     "legal": Entry("morphogen.evaluate.quality:legal", "share of outputs that keep the data's own rules"),
 }

@@ -1,4 +1,5 @@
 """The run folder: everything needed to draw again, and to make the run again. Knows the files; `model.py` knows the maths."""
+
 from __future__ import annotations
 
 import json
@@ -17,7 +18,8 @@ LARGEST_HEADER = 16 << 20
 
 
 class Run:
-    """A folder: recipe.toml, codec/, conditions/, bridges/, model.safetensors, state/, metrics.jsonl, samples/, report.html, card.md, provenance.json."""
+    """A folder: recipe.toml, codec/, conditions/, bridges/, model.safetensors, state/,
+    metrics.jsonl, samples/, provenance.json, report.html, card.md."""
 
     def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
         self.path, self.recipe = Path(path), recipe
@@ -83,8 +85,12 @@ class Run:
         path = Path(path).expanduser()
         recipe = path / "recipe.toml"
         if not recipe.is_file():
-            pickled = next((p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth")), "") if path.is_dir() else ""
-            remedy = f"{pickled} is a pickle file; convert it elsewhere" if pickled else "give the folder that `morphogen train --out` wrote"
+            pickled = (
+                next((p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth")), "") if path.is_dir() else ""
+            )
+            remedy = (
+                f"{pickled} is a pickle file; convert it elsewhere" if pickled else "give the folder that `morphogen train --out` wrote"
+            )
             raise FormatError("not a run folder (no recipe.toml)", where=path, remedy=remedy)
         return cls(path, read_recipe(recipe))
 
@@ -125,7 +131,9 @@ class Run:
             model.family.load_state_dict(weights)
         except RuntimeError as error:
             detail = " ".join(str(error).split())[:200]
-            raise FormatError(f"weights do not fit the recipe ({detail})", where=self.path, remedy="the run folder was mixed up or damaged") from None
+            raise FormatError(
+                f"weights do not fit the recipe ({detail})", where=self.path, remedy="the run folder was mixed up or damaged"
+            ) from None
         return model.eval()
 
     def _load_bridges(self, bridges: list[Any], device: str) -> None:

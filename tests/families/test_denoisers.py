@@ -17,7 +17,10 @@ KINDS = [Diffusion, Flow]
 both = pytest.mark.parametrize("kind", KINDS, ids=["diffusion", "flow"])
 
 
-def build(kind, space=Array((2,)), conditions=None, **config):
+PLANE = Array((2,))
+
+
+def build(kind, space=PLANE, conditions=None, **config):
     torch.manual_seed(0)
     return kind(space, conditions or {}, kind.Config(net=config.pop("net", SMALL), **config))
 
@@ -163,7 +166,8 @@ def test_padding_rows_and_known_values_count_nothing(kind):
 @both
 @pytest.mark.parametrize("space", [Array((3,)), Array((1, 8, 8)), Array((2, 16))], ids=["vector", "picture", "wave"])
 def test_the_loss_reaches_every_parameter(kind, space):
-    family = shaken(build(kind, space, {"label": Tokens(3, 1), "text": Tokens(7, 4)}, net=NetConfig(size="tiny", width=16, depth=1), given=True))
+    family = shaken(build(kind, space, {"label": Tokens(3, 1), "text": Tokens(7, 4)},
+                          net=NetConfig(size="tiny", width=16, depth=1), given=True))
     keys = draws.seeded(0, 16)
     x = draws.normal(keys, "x", 0, space.shape)
     cond = {"label": (keys % 3)[:, None], "text": (draws.uniform(keys, "t", 0, (4,)) * 7).long()}

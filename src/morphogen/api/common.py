@@ -1,4 +1,5 @@
 """What the verbs share: devices, a listener for progress, parsing of options, pieces of pages."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -72,7 +73,7 @@ def _value(text: str) -> Any:
 
 def seconds(value: float) -> str:
     """A duration people read: 42 s, 3 min 20 s, 1 h 05 min."""
-    value = int(round(value))
+    value = round(value)
     if value < 90:
         return f"{value} s"
     minutes, rest = divmod(value, 60)

@@ -1,4 +1,5 @@
 """compare: every family that fits, on equal time, on one page: which should I use?"""
+
 from __future__ import annotations
 
 import time
@@ -45,13 +46,27 @@ def compare(
     for i, name in enumerate(sorted(names, key=lambda k: not _classical(k))):
         watch.say(f"{name} ({i + 1} of {len(names)})", "head")
         try:
-            run = train(data, out / name, family=name, minutes=share, seed=seed, cond=cond, size=size, device=device,
-                        options=options if not _classical(name) else {k: v for k, v in (options or {}).items() if k == "codec"},
-                        force=force, watch=watch, report=False)
+            run = train(
+                data,
+                out / name,
+                family=name,
+                minutes=share,
+                seed=seed,
+                cond=cond,
+                size=size,
+                device=device,
+                options=options if not _classical(name) else {k: v for k, v in (options or {}).items() if k == "codec"},
+                force=force,
+                watch=watch,
+                report=False,
+            )
         except MorphogenError as error:
             watch.say(f"{name} does not fit these data: {error}", "warn")
             continue
-        runs[name], plans[name] = run, make_plan(data, family=name, cond=cond, seed=seed, size=size, options=options and {"codec": options.get("codec", {})})
+        runs[name], plans[name] = (
+            run,
+            make_plan(data, family=name, cond=cond, seed=seed, size=size, options=options and {"codec": options.get("codec", {})}),
+        )
     if not runs:
         raise UsageError("no family fits these data", remedy="name one with --family")
     judged = {}
@@ -73,23 +88,44 @@ def _page(out: Path, data: Any, plan: Any, judged: dict[str, Any], runs: dict[st
     use, why = recommend({name: one.result for name, one in judged.items()}, took)
     name = Path(data).name if isinstance(data, str | Path) else "data"
     rows = [
-        Row(family=k, metrics=one.result.metrics, seconds=took[k], preview=plan.codec.preview(one.raws[:10]), verdict=one.result.verdict,
-            tone=one.result.tone, classical=_classical(k))
+        Row(
+            family=k,
+            metrics=one.result.metrics,
+            seconds=took[k],
+            preview=plan.codec.preview(one.raws[:10]),
+            verdict=one.result.verdict,
+            tone=one.result.tone,
+            classical=_classical(k),
+        )
         for k, one in judged.items()
     ]
-    sections: list[Any] = [Lines(title="What was found", lines=[*plan.found, *plan.warnings, f"compared in {seconds(time.monotonic() - begun)}"])]
+    sections: list[Any] = [
+        Lines(title="What was found", lines=[*plan.found, *plan.warnings, f"compared in {seconds(time.monotonic() - begun)}"])
+    ]
     for k in judged:
         strip = load_previews(runs[k].path / "samples")
         if len(strip) > 1:
             sections.append(Strips(title=f"{k} while learning", steps=strip))
-    html = render_compare(rows, title=f"Which family for {name}?", date=time.strftime("%Y-%m-%d"), recommended=use, because=why, sections=sections)
+    html = render_compare(
+        rows, title=f"Which family for {name}?", date=time.strftime("%Y-%m-%d"), recommended=use, because=why, sections=sections
+    )
     write_text(out / "compare.html", html)
-    answer = {"use": use, "why": why, "rows": [
-        {"family": k, "classical": _classical(k), "seconds": took[k], "parameters": runs[k].provenance().get("parameters"),
-         "draw_per_second": len(one.raws) / max(one.draw_seconds, 1e-9), "metrics": [m.to_json() for m in one.result.metrics],
-         "verdict": one.result.verdict}
-        for k, one in judged.items()
-    ]}
+    answer = {
+        "use": use,
+        "why": why,
+        "rows": [
+            {
+                "family": k,
+                "classical": _classical(k),
+                "seconds": took[k],
+                "parameters": runs[k].provenance().get("parameters"),
+                "draw_per_second": len(one.raws) / max(one.draw_seconds, 1e-9),
+                "metrics": [m.to_json() for m in one.result.metrics],
+                "verdict": one.result.verdict,
+            }
+            for k, one in judged.items()
+        ],
+    }
     write_json(out / "compare.json", answer)
     watch.say(f"use {use} {why}", "good")
     return {**answer, "report": str(out / "compare.html")}

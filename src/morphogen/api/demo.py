@@ -1,4 +1,5 @@
 """demo: the main job on packaged data, and one report of all of it."""
+
 from __future__ import annotations
 
 import shutil
@@ -58,14 +59,24 @@ def _page(verdicts: list[tuple[str, str]], sections: list[Any], took: float, out
     from morphogen.evaluate.report import render
 
     head = Lines(title="In a sentence each", lines=verdicts)
-    tail = Command(title="Your turn", command="\n".join([
-        f"morphogen generate {out}/digits --n 64 --cond label=7 --out sevens",
-        f"morphogen generate {out}/penguins --n 100 --cond species=Gentoo --out gentoo.csv",
-        "morphogen train YOUR_FOLDER --out runs/mine",
-    ]))
-    return render(Page(
-        title="morphogen demo", subtitle="pictures, a table and a text, learned and made anew on this machine",
-        verdict=f"Four models learned from four kinds of data in {seconds(took)}, without a network or a GPU. Each says below how good it is, "
-        "whether a classical baseline would have done better, and whether it copied.",
-        date=time.strftime("%Y-%m-%d"), sections=[head, *sections, tail],
-    ))
+    tail = Command(
+        title="Your turn",
+        command="\n".join(
+            [
+                f"morphogen generate {out}/digits --n 64 --cond label=7 --out sevens",
+                f"morphogen generate {out}/penguins --n 100 --cond species=Gentoo --out gentoo.csv",
+                "morphogen train YOUR_FOLDER --out runs/mine",
+            ]
+        ),
+    )
+    return render(
+        Page(
+            title="morphogen demo",
+            subtitle="pictures, a table and a text, learned and made anew on this machine",
+            verdict=f"Four models learned from four kinds of data in {seconds(took)}, without a network or a GPU. "
+            "Each says below how good it is, "
+            "whether a classical baseline would have done better, and whether it copied.",
+            date=time.strftime("%Y-%m-%d"),
+            sections=[head, *sections, tail],
+        )
+    )

@@ -1,4 +1,5 @@
 """evaluate: how good a run is, whether a classical baseline is better, and whether it copied; one report."""
+
 from __future__ import annotations
 
 import time
@@ -57,7 +58,9 @@ def evaluate(
     if data is not None:
         held = _other_data(folder, data)
     if not held:
-        raise DataError("nothing was held out: there are too few items", where=folder.recipe["data"]["path"], remedy="give other items with --data")
+        raise DataError(
+            "nothing was held out: there are too few items", where=folder.recipe["data"]["path"], remedy="give other items with --data"
+        )
     baselines = baseline_models(folder, plan, watch)
     judged = judge(model, plan, train, held, baselines, n=n, seed=seed, watch=watch)
     page = report_page(folder, plan, judged)
@@ -65,7 +68,11 @@ def evaluate(
 
     write_text(target / "report.html", render(page))
     write_text(target / "card.md", card(page))
-    answer = {"metrics": [m.to_json() for m in judged.result.metrics], "verdict": judged.result.verdict, "advice": list(judged.result.advice)}
+    answer = {
+        "metrics": [m.to_json() for m in judged.result.metrics],
+        "verdict": judged.result.verdict,
+        "advice": list(judged.result.advice),
+    }
     write_json(target / "metrics.json", answer)
     watch.progress("judging", 1.0)
     return {**answer, "report": str(target / "report.html")}
@@ -75,10 +82,16 @@ def plan_again(folder: Run) -> Plan:
     """The plan of a run, made again from its recipe and its data. Raises DataError when the data moved."""
     source = folder.recipe["data"]["path"]
     if not source or not Path(source).exists():
-        raise DataError("the data the run learned from are not there", where=source or folder.path, remedy="put them back: the report compares with them")
+        raise DataError(
+            "the data the run learned from are not there",
+            where=source or folder.path,
+            remedy="put them back: the report compares with them",
+        )
     parent = folder.recipe["data"].get("bridge")
     wishes = recorded_wishes(folder.recipe)
-    return make_plan(source, **wishes, parent=Run(folder.path / "bridges" / "0", Run.load(folder.path / "bridges" / "0").recipe) if parent else None)
+    return make_plan(
+        source, **wishes, parent=Run(folder.path / "bridges" / "0", Run.load(folder.path / "bridges" / "0").recipe) if parent else None
+    )
 
 
 def _other_data(folder: Run, data: Any) -> list[Item]:
@@ -138,8 +151,16 @@ def judge(
     watch.progress("measuring", 0.6)
     conditions = {k: v for k, v in plan.conditions.items() if k in model.conditions}
     evidence = Evidence(
-        codec=plan.codec, generated=raws, train=train, heldout=held, asked=asked if conditions else (), baselines=others,
-        conditions=conditions, log_prob=scores, kinds=kinds, seed=seed,
+        codec=plan.codec,
+        generated=raws,
+        train=train,
+        heldout=held,
+        asked=asked if conditions else (),
+        baselines=others,
+        conditions=conditions,
+        log_prob=scores,
+        kinds=kinds,
+        seed=seed,
     )
     result = measure(evidence)
     watch.progress("measuring", 1.0)
@@ -175,7 +196,9 @@ def sample_sections(folder: Run, plan: Plan, judged: Judged, shown: int = 48) ->
     captions = [" ".join(str(v) for v in a.values()) for a in judged.asked[:shown]] if judged.evidence.conditions else []
     held = plan.part(plan.held_out)
     real = [item.raw for item in held[:: max(1, 2 * len(held) // shown)][: shown // 2]]  # spread over the set: classes lie together
-    sections: list[Any] = [Samples(title="Generated", preview=codec.preview(judged.raws[:shown]), captions=captions, note=source_note(folder))]
+    sections: list[Any] = [
+        Samples(title="Generated", preview=codec.preview(judged.raws[:shown]), captions=captions, note=source_note(folder))
+    ]
     if real:
         sections.append(Samples(title="Real, held out", preview=codec.preview(real), note="What the model never saw."))
     if result.advice:
@@ -186,10 +209,14 @@ def sample_sections(folder: Run, plan: Plan, judged: Judged, shown: int = 48) ->
         sections.append(Strips(title="Learning", steps=strip, note="The same draws as training went on."))
     if result.pairs:
         pairs = list(result.pairs)[:8]
-        sections.append(Copies(
-            title="Closest to the training data", generated=codec.preview([judged.raws[p.generated] for p in pairs]),
-            nearest=codec.preview([judged.evidence.train[p.train].raw for p in pairs]), distances=[p.distance for p in pairs],
-        ))
+        sections.append(
+            Copies(
+                title="Closest to the training data",
+                generated=codec.preview([judged.raws[p.generated] for p in pairs]),
+                nearest=codec.preview([judged.evidence.train[p.train].raw for p in pairs]),
+                distances=[p.distance for p in pairs],
+            )
+        )
     return sections
 
 
@@ -203,12 +230,17 @@ def facts_of(folder: Run, plan: Plan, judged: Judged) -> dict[str, Any]:
     """The model card's keys and values."""
     origin = folder.provenance()
     return {
-        "family": folder.recipe["family"]["name"], "parameters": f"{origin.get('parameters', 0):,}",
-        "training": seconds(origin.get("seconds", 0)), "steps": f"{folder.recipe['training'].get('steps', 0):,}",
-        "training items": f"{len(plan.train):,}", "held out": f"{len(plan.held_out):,}",
+        "family": folder.recipe["family"]["name"],
+        "parameters": f"{origin.get('parameters', 0):,}",
+        "training": seconds(origin.get("seconds", 0)),
+        "steps": f"{folder.recipe['training'].get('steps', 0):,}",
+        "training items": f"{len(plan.train):,}",
+        "held out": f"{len(plan.held_out):,}",
         "drawing": f"{len(judged.raws) / max(judged.draw_seconds, 1e-9):.3g} a second",
         "contains training rows": "yes" if origin.get("contains_training_rows") else "no",
-        "seed": plan.seed, "data hash": origin.get("data") or "-", "model hash": origin.get("model") or "-",
+        "seed": plan.seed,
+        "data hash": origin.get("data") or "-",
+        "model hash": origin.get("model") or "-",
         **{k: str(v) for k, v in origin.get("environment", {}).items()},
     }
 

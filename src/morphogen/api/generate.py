@@ -1,4 +1,5 @@
 """generate: new things from a run, stamped; replay: the same bytes again from a stamp."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -59,9 +60,14 @@ def generate(
     if out is not None:
         facts = {
             "run": os.path.relpath(folder.path.resolve(), Path(out).resolve().parent),
-            "model": folder.provenance().get("model"), "seed": seed, "n": n, "cond": {k: str(v) for k, v in cond.items()},
-            "sampling": {k: v for k, v in dataclasses.asdict(plan.sampling).items()},
-            "given": _file_facts(origin, Path(out)), "tool": "morphogen", "version": folder.recipe.get("morphogen", ""),
+            "model": folder.provenance().get("model"),
+            "seed": seed,
+            "n": n,
+            "cond": {k: str(v) for k, v in cond.items()},
+            "sampling": dataclasses.asdict(plan.sampling),
+            "given": _file_facts(origin, Path(out)),
+            "tool": "morphogen",
+            "version": folder.recipe.get("morphogen", ""),
         }
         write(model, raws, Path(out), plan.meta(), facts, force=force)
     return raws
@@ -70,7 +76,9 @@ def generate(
 class _Draw:
     """The arguments of a drawing call, worked out from what a person said."""
 
-    def __init__(self, model: Any, seed: int, n: int, cond: dict[str, Any], given: Sequence[Any] | None, sampling: Any, first: int = 0) -> None:
+    def __init__(
+        self, model: Any, seed: int, n: int, cond: dict[str, Any], given: Sequence[Any] | None, sampling: Any, first: int = 0
+    ) -> None:
         from morphogen.sampling import draws
 
         self.model, self.seed, self.first, self.sampling = model, seed, first, sampling
@@ -88,7 +96,9 @@ class _Draw:
         for name in columns:
             if name not in names:
                 known = [*self.model.conditions, *names]
-                raise UsageError(f"the model has no condition '{name}'", remedy=suggest(name, known) if known else "train with --cond first")
+                raise UsageError(
+                    f"the model has no condition '{name}'", remedy=suggest(name, known) if known else "train with --cond first"
+                )
         parsed = self.model.codec.parse_row(columns) if hasattr(self.model.codec, "parse_row") else columns
         base = self.given or [{} for _ in range(n)]
         return [{**row, **parsed} for row in base]
@@ -96,9 +106,7 @@ class _Draw:
     def meta(self) -> list[dict[str, Any]]:
         """What is known about each item, for metadata.jsonl."""
         n = len(self.keys)
-        return [
-            {"seed": self.seed, "index": self.first + i, **{k: v[i] for k, v in (self.cond or {}).items()}} for i in range(n)
-        ]
+        return [{"seed": self.seed, "index": self.first + i, **{k: v[i] for k, v in (self.cond or {}).items()}} for i in range(n)]
 
 
 def condition_value(model: Any, name: str, value: Any) -> Any:
@@ -190,7 +198,9 @@ def replay(file: str | Path, out: str | Path, *, run: str | Path | None = None, 
         raise FormatError("the run it came from is not there", where=where, remedy="say where it is with --run")
     folder = Run.load(where)
     if facts.get("model") != folder.provenance().get("model"):
-        raise FormatError("the run holds another model now", where=where, remedy="find the run whose model.safetensors has the recorded hash")
+        raise FormatError(
+            "the run holds another model now", where=where, remedy="find the run whose model.safetensors has the recorded hash"
+        )
     model = folder.model(device_of(device))
     given = None
     if facts.get("given"):

@@ -1,11 +1,11 @@
 """inspect: what a run or a data set is, or where two runs first differ; list: what there is to choose from; load."""
+
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
 from morphogen.api.common import seconds
-from morphogen.config import SIZES, help_of
 from morphogen.registry import AXES, PRESETS, entries
 from morphogen.run import Run
 
@@ -20,9 +20,12 @@ def list_() -> dict[str, dict[str, str]]:
     out = {axis: {name: entry.line for name, entry in entries(axis).items()} for axis in AXES}
     for preset, name in PRESETS.items():
         out["family"][preset] = f"preset of {name}"
-    widths = help_of("morphogen.config", "NetConfig")
-    out["size"] = {size: f"{widths['size'][1]}" if i == 0 else "" for i, size in enumerate(SIZES)}
-    out["size"] = {"tiny": "seconds to minutes on a laptop", "small": "minutes on a laptop", "base": "an hour on a laptop, minutes on a GPU", "large": "a GPU"}
+    out["size"] = {
+        "tiny": "seconds to minutes on a laptop",
+        "small": "minutes on a laptop",
+        "base": "an hour on a laptop, minutes on a GPU",
+        "large": "a GPU",
+    }
     return out
 
 
@@ -38,19 +41,38 @@ def inspect(first: str | Path, second: str | Path | None = None) -> dict[str, An
     from morphogen.plan import make_plan
 
     plan = make_plan(first)
-    return {"kind": "data", "codec": plan.codec.name, "items": len(plan.items), "found": plan.found, "picked": plan.picked, "warnings": plan.warnings}
+    return {
+        "kind": "data",
+        "codec": plan.codec.name,
+        "items": len(plan.items),
+        "found": plan.found,
+        "picked": plan.picked,
+        "warnings": plan.warnings,
+    }
 
 
 def _run_facts(run: Run) -> dict[str, Any]:
     r, origin = run.recipe, run.provenance()
     lines = run.metrics()
     return {
-        "kind": "run", "finished": run.finished(), "codec": r["codec"]["name"], "family": r["family"]["name"],
-        "conditions": r.get("conditions", {}), "items": r["data"]["items"], "train": r["data"]["train"], "held_out": r["data"]["held_out"],
-        "seed": r["data"]["seed"], "steps": r["training"].get("steps", 0), "last": lines[-1] if lines else None,
-        "parameters": origin.get("parameters"), "took": seconds(origin["seconds"]) if "seconds" in origin else None,
-        "model": origin.get("model"), "data": origin.get("data"), "environment": origin.get("environment"),
-        "contains_training_rows": origin.get("contains_training_rows"), "family_config": r["family"].get("config", {}),
+        "kind": "run",
+        "finished": run.finished(),
+        "codec": r["codec"]["name"],
+        "family": r["family"]["name"],
+        "conditions": r.get("conditions", {}),
+        "items": r["data"]["items"],
+        "train": r["data"]["train"],
+        "held_out": r["data"]["held_out"],
+        "seed": r["data"]["seed"],
+        "steps": r["training"].get("steps", 0),
+        "last": lines[-1] if lines else None,
+        "parameters": origin.get("parameters"),
+        "took": seconds(origin["seconds"]) if "seconds" in origin else None,
+        "model": origin.get("model"),
+        "data": origin.get("data"),
+        "environment": origin.get("environment"),
+        "contains_training_rows": origin.get("contains_training_rows"),
+        "family_config": r["family"].get("config", {}),
     }
 
 

@@ -1,4 +1,5 @@
 """train: from data to a run folder."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -82,8 +83,11 @@ def _over(recipe: str | Path, own: dict[str, Any]) -> dict[str, Any]:
 
     theirs = recorded_wishes(read_recipe(Path(recipe)))
     if own["steps"] or own["minutes"]:
-        theirs.pop("steps", None), theirs.pop("minutes", None)
-    options = {k: {**theirs["options"].get(k, {}), **(own["options"] or {}).get(k, {})} for k in {*theirs["options"], *(own["options"] or {})}}
+        theirs.pop("steps", None)
+        theirs.pop("minutes", None)
+    options = {
+        k: {**theirs["options"].get(k, {}), **(own["options"] or {}).get(k, {})} for k in {*theirs["options"], *(own["options"] or {})}
+    }
     said = {k: v for k, v in own.items() if v not in (None, ()) and not (k == "seed" and v == 0)}
     return {**theirs, **said, "options": options}
 
@@ -93,7 +97,11 @@ def recorded_wishes(recipe: dict[str, Any]) -> dict[str, Any]:
     training, family, data = recipe.get("training", {}), recipe.get("family", {}), recipe.get("data", {})
     config = dict(family.get("config", {}))
     net = config.pop("net", {})
-    options = {"codec": recipe.get("codec", {}).get("config", {}), "family": config, "training": {k: v for k, v in training.items() if k != "steps"}}
+    options = {
+        "codec": recipe.get("codec", {}).get("config", {}),
+        "family": config,
+        "training": {k: v for k, v in training.items() if k != "steps"},
+    }
     if net:
         options["net"] = net
     wishes = {"family": family.get("name"), "seed": data.get("seed", 0), "cond": tuple(data.get("cond", ())), "options": options}
@@ -177,8 +185,16 @@ class _Job:
         listing = plan.listing
         source = str(Path(data).expanduser().resolve()) if isinstance(data, str | Path) else ""
         run.recipe = {
-            "data": {"path": source, "seed": plan.seed, "items": len(plan.items), "train": len(plan.train), "held_out": len(plan.held_out),
-                     "cond": list(cond), "bridge": str(Path(bridge).resolve()) if bridge else None, "minutes": plan.minutes},
+            "data": {
+                "path": source,
+                "seed": plan.seed,
+                "items": len(plan.items),
+                "train": len(plan.train),
+                "held_out": len(plan.held_out),
+                "cond": list(cond),
+                "bridge": str(Path(bridge).resolve()) if bridge else None,
+                "minutes": plan.minutes,
+            },
             "codec": {"name": plan.codec.name, "config": config_values(plan.codec.config)},
             "conditions": plan.conditions,
             "family": {"name": plan.family, "config": config_values(model.family.config)},
@@ -190,11 +206,15 @@ class _Job:
         run.save_bridges(model)
         if self.parent:
             run.adopt_parent(self.parent)
-        write_json(run.path / "provenance.json", {
-            "data": hash_data(listing.files, listing.root) if listing.files else None,
-            "parents": [hash_file(self.parent.path / "model.safetensors")] if self.parent else [],
-            "seed": plan.seed, "environment": environment(),
-        })
+        write_json(
+            run.path / "provenance.json",
+            {
+                "data": hash_data(listing.files, listing.root) if listing.files else None,
+                "parents": [hash_file(self.parent.path / "model.safetensors")] if self.parent else [],
+                "seed": plan.seed,
+                "environment": environment(),
+            },
+        )
 
     # ---------------------------------------------------------------- networks
     def fit(self, model: Any, dataset: Any, held: Any, fresh: bool) -> dict[str, Any]:
@@ -214,7 +234,9 @@ class _Job:
             for line in trainer.load(run.path / "state") or []:
                 self.watch.say(line, "warn")
             self.watch.say(f"resumed at step {trainer.steps} of {trainer.config.steps}")
-        self.watch.say(f"training {trainer.config.steps:,} steps of {trainer.config.batch} items, {model.parameters():,} parameters", "head")
+        self.watch.say(
+            f"training {trainer.config.steps:,} steps of {trainer.config.batch} items, {model.parameters():,} parameters", "head"
+        )
         hook = _Hook(run, preview, self.watch, trainer.steps)
         trainer.run(hook, save_to=run.path / "state")
         model.family.load_state_dict(trainer.final())
@@ -299,7 +321,12 @@ class _Hook:
             means = {k: v / self.count for k, v in self.sums.items()}
             kept = {k: log[k] for k in ("held_out", "skipped") if k in log}
             line = {"step": step, "seconds": round(time.monotonic() - self.begun, 2), "lr": log["lr"], **means, **kept}
-            self.run.log({k: round(v, 6) if isinstance(v, float) and v == v and abs(v) < 1e12 else (v if isinstance(v, int) else None) for k, v in line.items()})
+            self.run.log(
+                {
+                    k: round(v, 6) if isinstance(v, float) and v == v and abs(v) < 1e12 else (v if isinstance(v, int) else None)
+                    for k, v in line.items()
+                }
+            )
             self.sums, self.count = {}, 0
             self.note = "  ".join(f"{k} {v:.4g}" for k, v in means.items())
         if time.monotonic() - self.shown > 0.2 or step == total:

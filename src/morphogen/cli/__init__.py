@@ -1,4 +1,5 @@
 """The command line: parse, call the verb, print. Results on stdout, everything else on stderr."""
+
 from __future__ import annotations
 
 import os
@@ -24,7 +25,13 @@ def build() -> Any:
 
     from morphogen import __version__
 
-    app = App(name="morphogen", help="Learn how data is structured, then make more of it.", version=__version__, version_flags=["--version"], result_action="return_value")
+    app = App(
+        name="morphogen",
+        help="Learn how data is structured, then make more of it.",
+        version=__version__,
+        version_flags=["--version"],
+        result_action="return_value",
+    )
     for i, (verb, line) in enumerate(VERBS.items()):
         app.command(f"morphogen.cli.{verb}:{'list_' if verb == 'list' else verb}", name=verb, help=line, sort_key=i)
     return app

@@ -1,4 +1,5 @@
 """morphogen inspect"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -32,7 +33,11 @@ def inspect(
     facts = api.inspect(first, second)
     if second is not None:
         found = facts["difference"]
-        lines = ["the runs are the same"] if found is None else [f"first difference: {found['where']}", f"  {first}: {found['first']}", f"  {second}: {found['second']}"]
+        lines = (
+            ["the runs are the same"]
+            if found is None
+            else [f"first difference: {found['where']}", f"  {first}: {found['first']}", f"  {second}: {found['second']}"]
+        )
         return result(facts, lines, json)
     return result(facts, list(_lines(facts)), json)
 

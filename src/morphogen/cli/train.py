@@ -1,4 +1,5 @@
 """morphogen train"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -72,12 +73,30 @@ def train(
     watch = Console()
     try:
         run = api.train(
-            data, out, family=family, size=size, minutes=minutes, steps=steps, seed=seed, cond=cond or (), bridge=bridge, recipe=recipe, resume=resume,
-            device=device, options=parse_options(set_ or ()), force=force, watch=watch, report=report,
+            data,
+            out,
+            family=family,
+            size=size,
+            minutes=minutes,
+            steps=steps,
+            seed=seed,
+            cond=cond or (),
+            bridge=bridge,
+            recipe=recipe,
+            resume=resume,
+            device=device,
+            options=parse_options(set_ or ()),
+            force=force,
+            watch=watch,
+            report=report,
         )
     finally:
         watch.close()
-    facts = {"run": str(run.path), "family": run.recipe["family"]["name"], **{k: run.provenance().get(k) for k in ("seconds", "steps", "parameters", "model")}}
+    facts = {
+        "run": str(run.path),
+        "family": run.recipe["family"]["name"],
+        **{k: run.provenance().get(k) for k in ("seconds", "steps", "parameters", "model")},
+    }
     lines = [str(run.path), f"next: morphogen generate {run.path} --n 16 --out {run.path.name}-new"]
     if (run.path / "report.html").exists():
         lines.append(f"report: {run.path / 'report.html'}")

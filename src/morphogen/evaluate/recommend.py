@@ -15,7 +15,7 @@ def recommend(results: Mapping[str, Any], seconds: Mapping[str, float]) -> tuple
     faster one to train is named.
     """
     names = list(results)
-    wins = {name: 0 for name in names}
+    wins = dict.fromkeys(names, 0)
     against: dict[str, list[str]] = {name: [] for name in names}
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
@@ -41,7 +41,9 @@ def _flaw(result: Any) -> str:
     return "breaks the data's rules" if legal is not None and legal.value < 0.98 else ""
 
 
-def _because(best: str, order: list[str], wins: dict[str, int], against: dict[str, list[str]], flawed: dict[str, str], seconds: Mapping[str, float]) -> str:
+def _because(
+    best: str, order: list[str], wins: dict[str, int], against: dict[str, list[str]], flawed: dict[str, str], seconds: Mapping[str, float]
+) -> str:
     if len(order) == 1:
         return "because it is the only one that fits these data."
     strong = sorted(set(against[best]), key=lambda m: -against[best].count(m))[:3]

@@ -106,9 +106,9 @@ class GANConfig:
     "Size of generator and critic."
     latent: int = 32
     "How many random numbers a sample is made from."
-    gamma: float = 1.0
+    gamma: float = 2.0
     "Weight of the gradient penalties: more is steadier and slower."
-    burn: float = 10.0
+    burn: float = 5.0
     "How many times larger the penalties begin."
     augment: float = 0.0
     "Share of rows that the critic sees shifted, for small sets of pictures (0 to 0.8)."
@@ -140,7 +140,7 @@ class GAN(nn.Module):
         if not 0 <= config.augment <= 0.8 or config.latent < 1:
             raise UsageError(f"augment = {config.augment}, latent = {config.latent} is not valid",
                              remedy="choose 0 <= augment <= 0.8, so that moves cannot leak, and latent >= 1")
-        net = resolve(config.net, Array((config.latent,)), self.space)
+        net = _sized(config.net, Array((config.latent,)), self.space)
         self.config, self.infill = dataclasses.replace(config, net=net), "none"
         # without momentum for either side, as the game turns (Karras et al. 2018)
         self.phases = (Phase("critic", ("critic.",), betas=(0.0, 0.99)), Phase("generator", ("generator.",), betas=(0.0, 0.99)))
@@ -202,6 +202,17 @@ class GAN(nn.Module):
         sampling = request.sampling or self.Sampling()
         z = sampling.temperature * self._noise(request.key, "latent")
         yield Partial(self.standard.inverse(self.generator(z, request.cond)))
+
+
+def _sized(net: NetConfig, source: Array, space: Array) -> NetConfig:
+    """Sizes filled in; small pictures enter 2 pixels a side at once, with twice the channels.
+
+    As many weights for about half the work, and a game needs many steps (8x8 digits: 10 instead of 6 a second).
+    """
+    filled = resolve(net, source, space)
+    if net.patch or net.width or filled.patch > 1 or len(space.shape) < 3 or min(n or 1 for n in space.shape[1:]) < 8:
+        return filled
+    return dataclasses.replace(filled, patch=2, width=2 * filled.width)
 
 
 def _moments(real: Tensor, fake: Tensor, weight: Tensor) -> dict[str, Tensor]:

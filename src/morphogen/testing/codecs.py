@@ -1,4 +1,5 @@
 """What a codec promises."""
+
 from __future__ import annotations
 
 import json
@@ -48,7 +49,9 @@ def check_sample(x: Any, space: Space) -> None:
     match space:
         case Array():
             assert x.dtype == np.float32, "Array samples are float32"
-            assert len(x.shape) == len(space.shape) and all(b is None or a == b for a, b in zip(x.shape, space.shape)), f"{x.shape} is not {space.shape}"
+            assert len(x.shape) == len(space.shape) and all(b is None or a == b for a, b in zip(x.shape, space.shape)), (
+                f"{x.shape} is not {space.shape}"
+            )
             assert np.isfinite(x).all(), "Array samples are finite"
         case Tokens():
             assert x.dtype == np.int64, "Tokens samples are int64"

@@ -1,4 +1,5 @@
 """What bridges and families promise."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -64,7 +65,9 @@ def check_loss(family: Any, batch: Batch) -> None:
         if getattr(family, "additive", True):
             half = len(batch.key) // 2
             parts = [family(_slice(batch, s), phase.name) for s in (slice(0, half), slice(half, None))]
-            torch.testing.assert_close(parts[0].total + parts[1].total, whole.total, rtol=2e-3, atol=1e-3, msg="losses must add over windows")
+            torch.testing.assert_close(
+                parts[0].total + parts[1].total, whole.total, rtol=2e-3, atol=1e-3, msg="losses must add over windows"
+            )
         weight = batch.weight.clone()
         weight[-2:] = 0
         fewer = family(dataclasses.replace(batch, weight=weight), phase.name)

@@ -20,7 +20,7 @@ class EMA:
     def update(self, step: int) -> None:
         """Call after optimiser step `step` (counted from 1)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        averages, currents = [a for a, _ in self._pairs], [c.detach() for _, c in self._pairs]
-        torch._foreach_lerp_(averages, currents, weight)
+        for kept, now in self._pairs:
+            kept.lerp_(now.detach(), weight)
         for kept, now in self._buffers:
             kept.copy_(now)

@@ -1,4 +1,5 @@
 """The loop: losses are sums, divided once; the order of data and every draw are functions of (seed, step, item)."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -61,7 +62,7 @@ class Trainer:
             ids = torch.arange(self.data.n)[:: max(1, self.data.n // 4096)][:4096]
             self.family.calibrate(self.data.batch(ids, draws.derive(ids, "calibrate"), plain=True))
             if self.ema:
-                self.ema.module.load_state_dict(self.family.state_dict())
+                self.ema.module.load_state_dict(self.model.family.state_dict())
 
     # ---------------------------------------------------------------- one step
     def windows(self) -> list[Batch]:
@@ -109,19 +110,22 @@ class Trainer:
     def _apply(self, phase: Any, params: dict[str, nn.Parameter], weight: float, factor: float, log: Log, *, finite: bool) -> None:
         optimiser = self.optimisers[phase.name]
         grads = [p.grad for p in params.values() if p.grad is not None]
-        torch._foreach_mul_(grads, 1 / max(weight, 1e-9))
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) if grads else torch.zeros(())
+        for grad in grads:
+            grad.mul_(1 / max(weight, 1e-9))
+        norm = torch.nn.utils.get_total_norm(grads)
         if not finite or not bool(torch.isfinite(norm)):
             self.skipped, self._bad = self.skipped + 1, self._bad + 1
             log["skipped"] = self.skipped
             if self._bad >= 10:
                 raise Diverged(
-                    "the loss is not a number for 10 steps in a row", where=f"step {self.steps}", remedy="lower the rate: --set training.lr=1e-4",
+                    "the loss is not a number for 10 steps in a row",
+                    where=f"step {self.steps}",
+                    remedy="lower the rate: --set training.lr=1e-4",
                 )
         else:
             self._bad = 0
             if self.config.clip:
-                torch._foreach_mul_(grads, min(1.0, self.config.clip / (float(norm) + 1e-12)))
+                torch.nn.utils.clip_grads_with_norm_(params.values(), self.config.clip, norm)
             for group in optimiser.param_groups:
                 group["lr"] = self.config.lr * phase.lr * factor
             optimiser.step()

@@ -1,4 +1,5 @@
 """Where a file came from, inside the file where it has room (PNG), beside it elsewhere. Holds no time: a replay is byte-equal."""
+
 from __future__ import annotations
 
 import hashlib
@@ -40,7 +41,9 @@ def stamp(path: Path, facts: dict[str, Any]) -> None:
 def restamp(path: Path, facts: dict[str, Any]) -> None:
     """Replace the stamp of a file by `facts`."""
     if path.suffix.lower() == ".png":
-        kept = [(kind, body) for kind, body in _chunks(path.read_bytes(), path) if not (kind == b"iTXt" and body.startswith(KEYWORD + b"\0"))]
+        kept = [
+            (kind, body) for kind, body in _chunks(path.read_bytes(), path) if not (kind == b"iTXt" and body.startswith(KEYWORD + b"\0"))
+        ]
         packed = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in kept]
         write_bytes(path, SIGNATURE + b"".join(packed))
     stamp(path, facts)
