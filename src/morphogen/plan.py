@@ -232,7 +232,7 @@ def _explain(plan: Plan, name: str, why: str, because: str, notes: list[str], fi
     plan.picked.append(f"{len(plan.train):,} items to train on, {side}")
     if plan.family_config.get("net"):
         plan.picked.append(f"size {plan.family_config['net']['size']}; --size {'|'.join(SIZES)} changes it")
-    if plan.minutes is not None and resolve("family", plan.family).__name__ and not _classical(plan.family):
+    if plan.minutes is not None and resolve("family", plan.family).__name__ and not is_classical(plan.family):
         plan.picked.append(f"about {plan.minutes:g} min of training; --minutes changes it")
     if len(plan.items) < 100:
         plan.warnings.append(
@@ -240,5 +240,6 @@ def _explain(plan: Plan, name: str, why: str, because: str, notes: list[str], fi
         )
 
 
-def _classical(family: str) -> bool:
+def is_classical(family: str) -> bool:
+    """Whether a family fits in seconds instead of training."""
     return entries("family")[family].line.startswith("classical")

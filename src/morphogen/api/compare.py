@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.api.common import Watch, seconds
-from morphogen.api.evaluate import judge
+from morphogen.api.evaluate import Judged, judge
 from morphogen.api.train import load_previews, train
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.files import check_output, write_json, write_text
-from morphogen.plan import _classical, make_plan
+from morphogen.plan import is_classical, make_plan
+from morphogen.run import Run
 
 
 def compare(
@@ -37,49 +38,30 @@ def compare(
     """
     watch, out, begun = watch or Watch(), Path(out), time.monotonic()
     check_output(out, force=force, inputs=(Path(data),) if isinstance(data, str | Path) else ())
-    plan = make_plan(data, cond=cond, seed=seed, size=size, options=options)
-    names = list(families or plan.defaults["compare"])
-    neural = [name for name in names if not _classical(name)]
+    wishes: dict[str, Any] = {"cond": tuple(cond), "seed": seed, "size": size}
+    plan = make_plan(data, **wishes, options=options)
+    names = sorted(families or plan.defaults["compare"], key=lambda name: not is_classical(name))
+    neural = [name for name in names if not is_classical(name)]
     share = max(0.05, 0.8 * minutes / max(1, len(neural)))
-    runs: dict[str, Any] = {}
-    plans: dict[str, Any] = {}
-    for i, name in enumerate(sorted(names, key=lambda k: not _classical(k))):
+    runs: dict[str, Run] = {}
+    judged: dict[str, Judged] = {}
+    for i, name in enumerate(names):
         watch.say(f"{name} ({i + 1} of {len(names)})", "head")
+        own = {k: v for k, v in (options or {}).items() if k == "codec" or not is_classical(name)}
         try:
-            run = train(
-                data,
-                out / name,
-                family=name,
-                minutes=share,
-                seed=seed,
-                cond=cond,
-                size=size,
-                device=device,
-                options=options if not _classical(name) else {k: v for k, v in (options or {}).items() if k == "codec"},
-                force=force,
-                watch=watch,
-                report=False,
-            )
+            run = train(data, out / name, family=name, minutes=share, **wishes, device=device, options=own, force=force, watch=watch)
+            theirs = make_plan(data, family=name, **wishes, options=own)
+            judged[name] = judge(run.model(), theirs, plan.part(plan.train), plan.part(plan.held_out), {}, n=n, seed=1, watch=watch)
         except MorphogenError as error:
             watch.say(f"{name} does not fit these data: {error}", "warn")
             continue
-        runs[name], plans[name] = (
-            run,
-            make_plan(data, family=name, cond=cond, seed=seed, size=size, options=options and {"codec": options.get("codec", {})}),
-        )
+        runs[name] = run
     if not runs:
-        raise UsageError("no family fits these data", remedy="name one with --family")
-    judged = {}
-    for name, run in runs.items():
-        watch.say(f"measuring {name}")
-        try:
-            judged[name] = judge(run.model(), plans[name], plan.part(plan.train), plan.part(plan.held_out), {}, n=n, seed=1, watch=watch)
-        except MorphogenError as error:
-            watch.say(f"{name} could not be measured: {error}", "warn")
+        raise UsageError("no family fits these data", remedy="name one with --families")
     return _page(out, data, plan, judged, runs, begun, watch)
 
 
-def _page(out: Path, data: Any, plan: Any, judged: dict[str, Any], runs: dict[str, Any], begun: float, watch: Watch) -> dict[str, Any]:
+def _page(out: Path, data: Any, plan: Any, judged: dict[str, Judged], runs: dict[str, Run], begun: float, watch: Watch) -> dict[str, Any]:
     from morphogen.evaluate.page import Lines, Row, Strips
     from morphogen.evaluate.recommend import recommend
     from morphogen.evaluate.report import render_compare
@@ -95,7 +77,7 @@ def _page(out: Path, data: Any, plan: Any, judged: dict[str, Any], runs: dict[st
             preview=plan.codec.preview(one.raws[:10]),
             verdict=one.result.verdict,
             tone=one.result.tone,
-            classical=_classical(k),
+            classical=is_classical(k),
         )
         for k, one in judged.items()
     ]
@@ -116,7 +98,7 @@ def _page(out: Path, data: Any, plan: Any, judged: dict[str, Any], runs: dict[st
         "rows": [
             {
                 "family": k,
-                "classical": _classical(k),
+                "classical": is_classical(k),
                 "seconds": took[k],
                 "parameters": runs[k].provenance().get("parameters"),
                 "draw_per_second": len(one.raws) / max(one.draw_seconds, 1e-9),

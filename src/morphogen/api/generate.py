@@ -48,7 +48,7 @@ def generate(
         check_output(Path(out), force=force, inputs=(folder.path,))
     model = folder.model(device_of(device))
     origin = given if isinstance(given, str | Path) else None
-    known = _read_given(model, origin) if origin else given
+    known: Any = _read_given(model, origin) if origin else given
     cond = dict(cond or {})
     plan = _Draw(model, seed, n, cond, known, sampling_of(model, {"steps": steps, "guidance": guidance, **(sampling or {})}))
     raws = model.generate(
