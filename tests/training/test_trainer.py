@@ -156,14 +156,22 @@ def test_only_two_checkpoints_stay(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == checkpoint.KEEP
 
 
-@given(n=st.integers(1, 300), batch=st.integers(1, 64), seed=st.integers(0, 5))
-@settings(max_examples=50, deadline=None)
-def test_an_epoch_sees_every_item_once(n: int, batch: int, seed: int) -> None:
+@given(n=st.integers(1, 300), batch=st.integers(1, 64), seed=st.integers(0, 5), ragged=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_an_epoch_sees_every_item_once(n: int, batch: int, seed: int, ragged: bool) -> None:
     seen = torch.zeros(n)
+    lengths = torch.arange(n) * 7 % 13 if ragged else None
     for step in range(-(-n // batch)):
-        ids, _, weight = order(n, batch, seed, step)
+        ids, _, weight = order(n, batch, seed, step, lengths)
         seen.index_add_(0, ids, weight)
     assert (seen >= 1).all() if n < batch else (seen == 1).all()
+
+
+def test_items_of_like_length_meet() -> None:
+    lengths = torch.arange(640) * 7 % 640
+    spread = [float(lengths[order(640, 8, 0, step, lengths)[0]].float().std()) for step in range(80)]
+    mixed = [float(lengths[order(640, 8, 0, step)[0]].float().std()) for step in range(80)]
+    assert sum(spread) < 0.1 * sum(mixed)
 
 
 def test_rate_rises_stays_and_falls_to_nothing() -> None:

@@ -162,9 +162,10 @@ class _Job:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed)  # initial weights; every other draw is named by keys
             model = build_model(self.plan, self.parent, self.device)
-        if not self.plan.training.batch:
-            self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space))
         dataset = Dataset(model, self.plan.part(self.plan.train))
+        if not self.plan.training.batch:
+            length = None if dataset.lengths is None else float(dataset.lengths.double().mean())
+            self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length))
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
             self.record(model, data, bridge, cond)

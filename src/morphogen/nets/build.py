@@ -16,7 +16,7 @@ Arm = Literal["unet", "encoder", "decoder", "mlp", "transformer", "pooled"]
 
 # arm -> field -> value for tiny, small, base, large
 TABLE: dict[str, dict[str, tuple[int, int, int, int]]] = {
-    "unet": {"width": (32, 64, 128, 192), "depth": (1, 2, 2, 3)},
+    "unet": {"width": (24, 32, 64, 128), "depth": (1, 1, 2, 3)},
     "encoder": {"width": (24, 32, 64, 128), "depth": (1, 1, 2, 2)},
     "decoder": {"width": (24, 32, 64, 128), "depth": (1, 1, 2, 2)},
     "mlp": {"width": (128, 256, 512, 1024), "depth": (2, 4, 4, 6)},
@@ -60,7 +60,7 @@ def resolve(config: NetConfig, source: Space, target: Space) -> NetConfig:
 
 
 def _resolutions(config: NetConfig, space: Space, arm: str) -> dict[str, int]:
-    """Patch and levels from the largest side: work happens on at most about 16 positions a side, and stops near 4."""
+    """Patch and levels from the largest side: work happens on at most about 16 positions a side."""
     assert isinstance(space, Array)
     sides = [n for n in space.shape[1:] if n is not None]
     side = max(sides, default=1024)
@@ -70,10 +70,11 @@ def _resolutions(config: NetConfig, space: Space, arm: str) -> dict[str, int]:
     else:
         patch, stop = (1 if side <= 16 else 2 if side <= 64 else 4 if side <= 256 else 8), 4
     patch = config.patch or patch
-    levels, at = 1, -(-side // patch)
-    while at > 2 * stop - 1 and levels < 5:
+    # a U-Net's attention reaches over 8 a side, so it need not go lower; an encoder must, on its way to a vector
+    levels, at, stop = 1, -(-side // patch), 2 * stop if arm == "unet" else 2 * stop - 1
+    while at > stop and levels < 5:
         levels, at = levels + 1, -(-at // 2)
-    return {"patch": patch, "levels": max(levels, 2 if side >= 8 else 1)}
+    return {"patch": patch, "levels": levels if arm == "unet" else max(levels, 2 if side >= 8 else 1)}
 
 
 def build_net(config: NetConfig, source: Space, target: Space, *, cond: int = 0, sequence: bool = False, given: bool = False,

@@ -22,6 +22,7 @@ class Dataset:
     def __init__(self, model: Model, items: Sequence[Item], chunk: int = 1024) -> None:
         self.model, self.n = model, len(items)
         self.x, self.mask = collate([model.codec.encode(item.raw) for item in items], model.codec.space)
+        self.lengths = None if self.mask is None else self.mask.sum(1)
         self.cond: dict[str, Tensor] = {}
         for name, codec in model.conditions.items():
             self.cond.update(model.cond({name: [item.cond.get(name) for item in items]}))
@@ -65,11 +66,15 @@ class Dataset:
             yield self.batch(ids, draws.derive(ids, f"pass.{seed}"), plain=True)
 
 
-def order(n: int, batch: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+POOL = 32  # batches whose items are sorted by length together
+
+
+def order(n: int, batch: int, seed: int, step: int, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """(ids, keys, weight) of training step `step`: a function of its arguments alone, so resume needs no cursor.
 
     Every epoch is a fresh order of all items; a short last window is topped up with rows of weight 0. When there are
-    fewer items than a batch holds, items repeat under different keys.
+    fewer items than a batch holds, items repeat under different keys. With `lengths` (n,), items of like length meet in
+    a batch (sorted within pools of 32 batches), so that little work is spent on padding.
     """
     per_epoch = max(1, -(-n // batch))
     epoch, at = divmod(step, per_epoch)
@@ -77,7 +82,16 @@ def order(n: int, batch: int, seed: int, step: int) -> tuple[Tensor, Tensor, Ten
     items = torch.arange(n * repeats)
     keys = draws.derive(items, f"train.{seed}", epoch)
     rounds = keys.view(repeats, n).argsort(1) + n * torch.arange(repeats)[:, None]  # whole rounds: no item is left out
-    window = rounds.flatten()[at * batch : (at + 1) * batch]
+    epoch_order = rounds.flatten()
+    if lengths is None:
+        window = epoch_order[at * batch : (at + 1) * batch]
+    else:
+        pool = at // POOL
+        mine = epoch_order[pool * POOL * batch : (pool + 1) * POOL * batch]
+        mine = mine[lengths[mine % n].argsort(stable=True)]
+        full = -(-len(mine) // batch)
+        turn = draws.derive(torch.arange(full), f"pool.{seed}.{pool}", epoch).argsort()  # not from short to long
+        window = mine[int(turn[at % POOL]) * batch :][:batch]
     weight = torch.ones(batch)
     weight[len(window) :] = 0
     window = torch.cat([window, window[:1].expand(batch - len(window))])

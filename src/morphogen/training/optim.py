@@ -13,7 +13,7 @@ class TrainConfig:
     steps: int = 0
     "Optimiser steps; 0 means: measured from --minutes, then frozen."
     batch: int = 0
-    "Items a step; 0: sized to the data (about 8,192 tokens, or 64 to 128 pictures or rows)."
+    "Items a step; 0: sized to the data (about 4,096 tokens, or 32 to 128 pictures or rows)."
     windows: int = 1
     "Micro-batches a step is split into, to save memory; the gradient is the same."
     lr: float = 1e-3
@@ -38,11 +38,14 @@ class TrainConfig:
     "How many times the held-out loss is measured."
 
 
-def batch_size(space: Space) -> int:
-    """Items a step for a family's Space: enough for a steady gradient, few enough for many steps a minute."""
+def batch_size(space: Space, length: float | None = None) -> int:
+    """Items a step for a family's Space: enough for a steady gradient, few enough for many steps a minute.
+
+    `length`: mean tokens of an item, when they differ.
+    """
     match space:
         case Tokens():
-            return max(8, min(256, 1 << round(8192 / max(1, space.length)).bit_length() - 1))
+            return max(8, min(256, round(4096 / max(1.0, length or space.length))))
         case Array():
             return 128 if space.size <= 1024 else 64 if space.size <= 8192 else 32
     return 128

@@ -66,7 +66,7 @@ class Trainer:
 
     # ---------------------------------------------------------------- one step
     def windows(self) -> list[Batch]:
-        ids, keys, weight = order(self.data.n, self.config.batch, self.seed, self.steps)
+        ids, keys, weight = order(self.data.n, self.config.batch, self.seed, self.steps, self.data.lengths)
         w = self.config.windows
         return [self.data.batch(ids[i::w], keys[i::w], weight[i::w]) for i in range(w)]
 
