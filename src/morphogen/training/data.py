@@ -82,7 +82,7 @@ def order(n: int, batch: int, seed: int, step: int, lengths: Tensor | None = Non
     items = torch.arange(n * repeats)
     keys = draws.derive(items, f"train.{seed}", epoch)
     rounds = keys.view(repeats, n).argsort(1) + n * torch.arange(repeats)[:, None]  # whole rounds: no item is left out
-    epoch_order = rounds.flatten()
+    epoch_order = rounds.flatten()[: max(n, batch)]
     if lengths is None:
         window = epoch_order[at * batch : (at + 1) * batch]
     else:
