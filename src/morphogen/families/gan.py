@@ -142,8 +142,8 @@ class GAN(nn.Module):
                              remedy="choose 0 <= augment <= 0.8, so that moves cannot leak, and latent >= 1")
         net = _sized(config.net, Array((config.latent,)), self.space)
         self.config, self.infill = dataclasses.replace(config, net=net), "none"
-        # without momentum for either side, as the game turns (Karras et al. 2018)
-        self.phases = (Phase("critic", ("critic.",), betas=(0.0, 0.99)), Phase("generator", ("generator.",), betas=(0.0, 0.99)))
+        # without momentum for either side, as the game turns (Karras et al. 2018); twice the usual rate, which the penalties allow
+        self.phases = tuple(Phase(side, (f"{side}.",), lr=2.0, betas=(0.0, 0.99)) for side in ("critic", "generator"))
         self.standard = Standard(self.space)
         self.generator = Generator(self.space, conditions, config.latent, net)
         self.critic = Critic(self.space, conditions, net)

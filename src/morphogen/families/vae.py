@@ -99,9 +99,10 @@ class VAE(nn.Module):
         self.decoder = build_net(net, source, self.space, cond=self.conditioner.width)
         self.prior = LatentPrior(flat, conditions) if config.kind == "kl" else None
         self.critic = Critic(self.space, {}, net) if config.adversarial else None
-        self.phases: tuple[Phase, ...] = (Phase(params=("encoder.", "decoder.", "conditioner.")),)
+        # twice the usual rate: measured on digits, and safe as nothing here is deep
+        self.phases: tuple[Phase, ...] = (Phase(params=("encoder.", "decoder.", "conditioner."), lr=2.0),)
         if self.critic:
-            self.phases += (Phase("critic", ("critic.",), betas=(0.0, 0.99)),)
+            self.phases += (Phase("critic", ("critic.",), lr=2.0, betas=(0.0, 0.99)),)
         self.register_buffer("sigma", torch.ones(int(self.space.shape[0] or 1)))
         self.sigma: Tensor
 
