@@ -122,7 +122,7 @@ def make_plan(
     if kind.__name__ and "net" in getattr(kind.Config, "__dataclass_fields__", {}):
         family_options["net"] = {"size": size or _size(codec.space), **options.get("net", {})}
     training = make(
-        TrainConfig, {**getattr(kind, "training", {}), **options.get("training", {}), **({"steps": steps} if steps else {})}, "training."
+        TrainConfig, {**getattr(kind, "recipe", {}), **options.get("training", {}), **({"steps": steps} if steps else {})}, "training."
     )
     training = _keep(training, options, len(train), codec.space, bool(held))
     plan = Plan(listing, codec, items, train, held, conditions, picked_family, family_options, training, None, seed, defaults)
@@ -204,8 +204,7 @@ def _family(asked: str | None, defaults: dict[str, Any], n: int, parent: Any) ->
 
 def _size(space: Any) -> str:
     """The smallest net that is not the bottleneck on a laptop. A bigger one is one flag away."""
-    elements = getattr(space, "size", 0)
-    return "tiny" if isinstance(space, Record) or 0 < elements <= 256 else "small"
+    return "tiny" if isinstance(space, Record) else "small"
 
 
 def _keep(training: TrainConfig, options: dict[str, Any], n: int, space: Any, held: bool) -> TrainConfig:

@@ -161,6 +161,7 @@ def check_prefix(given: Given | None, family: str) -> None:
 class Autoregressive(nn.Module):
     """log p(x) = sum_i log p(x_i | x_<i, condition), position 0 read from a start symbol (id = vocab)."""
 
+    recipe: ClassVar[dict[str, float]] = {"lr": 3e-3}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
 
     Config, Sampling = AutoregressiveConfig, AutoregressiveSampling

@@ -69,6 +69,7 @@ class Masked(nn.Module):
     divides by the real positions only, so its numbers compare with those of other families.
     """
 
+    recipe: ClassVar[dict[str, float]] = {"lr": 2e-3}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
 
     Config, Sampling = MaskedConfig, MaskedSampling

@@ -56,6 +56,7 @@ class Seq2Seq(nn.Module):
     known (span corruption, but the decoder writes every position, so known values stand where they belong).
     """
 
+    recipe: ClassVar[dict[str, float]] = {"lr": 2e-3}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
 
     Config, Sampling = Seq2SeqConfig, Seq2SeqSampling

@@ -70,6 +70,7 @@ class VAE(nn.Module):
 
     accepts: ClassVar[tuple[type, ...]] = (Array,)
 
+    recipe: ClassVar[dict[str, str]] = {"keep": "best"}  # small sets are learned by heart within minutes
     Config, Sampling = VAEConfig, VAESampling
 
     def __init__(self, space: Space, conditions: dict[str, Space], config: VAEConfig) -> None:
