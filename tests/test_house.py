@@ -22,7 +22,7 @@ LAYERS = [
     {"bridges", "families"},
     {"model"},
     {"training"},
-    {"evaluate", "trust"},
+    {"evaluation", "trust"},
     {"run"},
     {"plan"},
     {"api"},

@@ -56,16 +56,16 @@ FAMILIES = {
 PRESETS = {"gpt": "autoregressive", "bert": "masked", "t5": "seq2seq"}
 
 METRICS = {
-    "prdc": Entry("morphogen.evaluate.quality:prdc", "precision, recall, density, coverage by nearest neighbours"),
-    "frechet": Entry("morphogen.evaluate.quality:frechet", "Fréchet distance between feature Gaussians"),
-    "c2st": Entry("morphogen.evaluate.quality:c2st", "how well a classifier tells generated from real (0.5 = not at all)"),
-    "tstr": Entry("morphogen.evaluate.quality:tstr", "train on synthetic, test on real, beside train on real"),
-    "likelihood": Entry("morphogen.evaluate.likelihood:bits", "bits per dimension or per byte on held-out data"),
-    "rare": Entry("morphogen.evaluate.diversity:rare", "share of rare categories that come back, and how often"),
-    "columns": Entry("morphogen.evaluate.diversity:columns", "shapes of a table's columns and the correlations between them"),
-    "wording": Entry("morphogen.evaluate.diversity:wording", "variety, repetition and vocabulary of texts"),
-    "copying": Entry("morphogen.evaluate.copying:copying", "distance to the nearest training item against that of held-out items"),
-    "legal": Entry("morphogen.evaluate.quality:legal", "share of outputs that keep the data's own rules"),
+    "prdc": Entry("morphogen.evaluation.quality:prdc", "precision, recall, density, coverage by nearest neighbours"),
+    "frechet": Entry("morphogen.evaluation.quality:frechet", "Fréchet distance between feature Gaussians"),
+    "c2st": Entry("morphogen.evaluation.quality:c2st", "how well a classifier tells generated from real (0.5 = not at all)"),
+    "tstr": Entry("morphogen.evaluation.quality:tstr", "train on synthetic, test on real, beside train on real"),
+    "likelihood": Entry("morphogen.evaluation.likelihood:bits", "bits per dimension or per byte on held-out data"),
+    "rare": Entry("morphogen.evaluation.diversity:rare", "share of rare categories that come back, and how often"),
+    "columns": Entry("morphogen.evaluation.diversity:columns", "shapes of a table's columns and the correlations between them"),
+    "wording": Entry("morphogen.evaluation.diversity:wording", "variety, repetition and vocabulary of texts"),
+    "copying": Entry("morphogen.evaluation.copying:copying", "distance to the nearest training item against that of held-out items"),
+    "legal": Entry("morphogen.evaluation.quality:legal", "share of outputs that keep the data's own rules"),
 }
 
 AXES = {"codec": CODECS, "condition": CONDITIONS, "family": FAMILIES, "metric": METRICS}

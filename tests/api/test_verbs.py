@@ -1,4 +1,5 @@
 """The verbs as a person uses them, on small real files: one path for pictures, tables and text."""
+
 from __future__ import annotations
 
 import csv
@@ -37,12 +38,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for i in range(120):
             kind = "ab"[i % 2]
             out.writerow([kind, round(float(rng.normal(10 if kind == "a" else 20)), 1), "" if i % 7 == 0 else "ok"])
-    (folder / "lines.txt").write_text("\n".join(f"the {a} {b} runs" for a in ("old", "red", "big", "sly") for b in ("fox", "dog", "cat", "hen") for _ in range(8)))
+    (folder / "lines.txt").write_text(
+        "\n".join(f"the {a} {b} runs" for a in ("old", "red", "big", "sly") for b in ("fox", "dog", "cat", "hen") for _ in range(8))
+    )
     return {"pictures": folder / "pictures", "rows": folder / "rows.csv", "lines": folder / "lines.txt"}
 
 
-CASES = [("pictures", "flow"), ("pictures", "gan"), ("pictures", "vae"), ("rows", "masked"), ("rows", "diffusion"), ("rows", "cart"),
-         ("lines", "autoregressive"), ("lines", "ngram"), ("pictures", "mixture"), ("pictures", "autoregressive")]
+CASES = [
+    ("pictures", "flow"),
+    ("pictures", "gan"),
+    ("pictures", "vae"),
+    ("rows", "masked"),
+    ("rows", "diffusion"),
+    ("rows", "cart"),
+    ("lines", "autoregressive"),
+    ("lines", "ngram"),
+    ("pictures", "mixture"),
+    ("pictures", "autoregressive"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +77,9 @@ def test_a_run_draws_the_same_item_whatever_the_batch(runs: Any, case: tuple[str
     assert not all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in zip(one, other))
 
 
-@pytest.mark.parametrize(("case", "name"), [(("pictures", "flow"), "out"), (("rows", "masked"), "out.csv"), (("lines", "autoregressive"), "out.jsonl")])
+@pytest.mark.parametrize(
+    ("case", "name"), [(("pictures", "flow"), "out"), (("rows", "masked"), "out.csv"), (("lines", "autoregressive"), "out.jsonl")]
+)
 def test_files_are_stamped_and_replay_to_the_same_bytes(runs: Any, tmp_path: Path, case: tuple[str, str], name: str) -> None:
     cond = {"label": "dark"} if case[0] == "pictures" else {"kind": "a"} if case[0] == "rows" else {}
     morphogen.generate(runs[case], tmp_path / name, n=4, seed=2, cond=cond)
@@ -228,7 +243,7 @@ def test_the_command_line_prints_json(data: dict[str, Path], tmp_path: Path) -> 
     assert json.loads(done.stdout)["family"] == "cart"
     done = tool("generate", tmp_path / "run", "--n", 3, "--out", tmp_path / "o.csv", "--cond", "kind=a", "--json")
     assert json.loads(done.stdout)["n"] == 3
-    assert [r["kind"] for r in csv.DictReader((tmp_path / "o.csv").open())] == ["a"] * 3
+    assert [line.split(",")[0] for line in (tmp_path / "o.csv").read_text().splitlines()] == ["kind", "a", "a", "a"]
     assert "cart" in json.loads(tool("list", "--json").stdout)["family"]
 
 

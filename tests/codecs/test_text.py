@@ -251,7 +251,7 @@ def test_too_little_text_is_refused_with_the_minimum(tmp_path):
 def test_invalid_utf8_names_the_byte_and_the_flag(tmp_path):
     text = "\n".join(SENTENCES) + "\ncafé"
     path = write(tmp_path, "a.txt", text.encode("latin-1"))
-    with pytest.raises(DataError, match=rf"byte {len(text) - 1:,} \(0xe9\).*--encoding"):
+    with pytest.raises(DataError, match=rf"byte {len(text) - 1:,} \(0xe9\).*codec.encoding=latin-1"):
         read(path)
     assert read(path, encoding="latin-1")[1][-1].raw == "café"
     with pytest.raises(UsageError, match="unknown encoding"):
@@ -264,7 +264,7 @@ def test_utf16_with_and_without_mark(tmp_path):
         assert [i.raw for i in read(write(tmp_path, "a.txt", text.encode(encoding)))[1]] == SENTENCES
     for encoding in ("utf-16-le", "utf-16-be"):
         path = write(tmp_path, "b.txt", text.encode(encoding))
-        with pytest.raises(DataError, match=f"byte-order mark.*--encoding {encoding}"):
+        with pytest.raises(DataError, match=f"byte-order mark.*codec.encoding={encoding}"):
             read(path)
         assert len(read(path, encoding=encoding)[1]) == len(SENTENCES)
 

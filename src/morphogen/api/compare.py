@@ -62,9 +62,9 @@ def compare(
 
 
 def _page(out: Path, data: Any, plan: Any, judged: dict[str, Judged], runs: dict[str, Run], begun: float, watch: Watch) -> dict[str, Any]:
-    from morphogen.evaluate.page import Lines, Row, Strips
-    from morphogen.evaluate.recommend import recommend
-    from morphogen.evaluate.report import render_compare
+    from morphogen.evaluation.page import Lines, Row, Strips
+    from morphogen.evaluation.recommend import recommend
+    from morphogen.evaluation.report import render_compare
 
     took = {name: float(runs[name].provenance().get("seconds", 0.0)) for name in judged}
     use, why = recommend({name: one.result for name, one in judged.items()}, took)

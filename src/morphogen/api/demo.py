@@ -55,8 +55,8 @@ def demo(out: str | Path = "demo", *, minutes: float = 3.0, force: bool = False,
 
 
 def _page(verdicts: list[tuple[str, str]], sections: list[Any], took: float, out: Path) -> str:
-    from morphogen.evaluate.page import Command, Lines, Page
-    from morphogen.evaluate.report import render
+    from morphogen.evaluation.page import Command, Lines, Page
+    from morphogen.evaluation.report import render
 
     head = Lines(title="In a sentence each", lines=verdicts)
     tail = Command(

@@ -64,7 +64,7 @@ def evaluate(
     baselines = baseline_models(folder, plan, watch)
     judged = judge(model, plan, train, held, baselines, n=n, seed=seed, watch=watch)
     page = report_page(folder, plan, judged)
-    from morphogen.evaluate.report import card, render
+    from morphogen.evaluation.report import card, render
 
     write_text(target / "report.html", render(page))
     write_text(target / "card.md", card(page))
@@ -124,8 +124,8 @@ def judge(
     model: Any, plan: Plan, train: list[Item], held: list[Item], baselines: dict[str, Any], *, n: int | None, seed: int, watch: Watch
 ) -> Judged:
     """Draw, score and measure one model beside its baselines."""
-    from morphogen.evaluate.evidence import Evidence
-    from morphogen.evaluate.suite import evaluate as measure
+    from morphogen.evaluation.evidence import Evidence
+    from morphogen.evaluation.suite import evaluate as measure
     from morphogen.sampling import draws
 
     n = n or int(plan.defaults.get("judge", 500))
@@ -169,7 +169,7 @@ def judge(
 
 def report_page(folder: Run, plan: Plan, judged: Judged) -> Any:
     """The report of a run: samples, how they came, metrics, curves, neighbours, what was found and picked, facts."""
-    from morphogen.evaluate.page import Command, Curves, Facts, Lines, Page
+    from morphogen.evaluation.page import Command, Curves, Facts, Lines, Page
 
     result = judged.result
     sections = [
@@ -188,7 +188,7 @@ def report_page(folder: Run, plan: Plan, judged: Judged) -> Any:
 
 def sample_sections(folder: Run, plan: Plan, judged: Judged, shown: int = 48) -> list[Any]:
     """What people look at first: samples beside real items, the strip over training, metrics, nearest training items."""
-    from morphogen.evaluate.page import Copies, Lines, Measures, Samples, Strips
+    from morphogen.evaluation.page import Copies, Lines, Measures, Samples, Strips
 
     result, codec = judged.result, plan.codec
     kind = codec.preview(judged.raws[:1])["kind"]

@@ -134,7 +134,7 @@ def sampling_of(model: Any, wishes: dict[str, Any]) -> Any:
         raise UsageError(f"{family} has no --{name}", remedy=f"it has {', '.join(sorted(names)) or 'nothing to set'}")
     if wishes.get("guidance", 1) != 1 and not model.conditions:
         raise UsageError("--guidance needs a condition", remedy="train with --cond")
-    if "steps" in wishes and not 1 <= wishes["steps"] <= 1000:
+    if "steps" in wishes and not 1 <= wishes["steps"] <= 1000 and wishes["steps"] != kind().steps:
         raise UsageError(f"--steps {wishes['steps']} is out of range", remedy="give 1 to 1000")
     return make(kind, wishes, "sampling.")
 

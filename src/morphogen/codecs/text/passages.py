@@ -53,7 +53,7 @@ def decode(data: bytes, encoding: str, where: object) -> str:
         raise UsageError(f"unknown encoding '{encoding}'", remedy="say utf-8, latin-1, cp1252, utf-16-le, shift_jis …") from None
     except UnicodeError as error:
         start = getattr(error, "start", 0)
-        remedy = "say --set codec.encoding= latin-1 (or cp1252, shift_jis …), or convert the file to UTF-8"
+        remedy = "say --set codec.encoding=latin-1 (or cp1252, shift_jis …), or convert the file to UTF-8"
         raise DataError(f"not valid {encoding} at byte {start:,} (0x{data[start:start + 1].hex()})", where=where, remedy=remedy) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -66,7 +66,7 @@ def _refuse_binary(data: bytes, encoding: str, where: object) -> None:
     nuls = [head[side::2].count(0) / max(1, len(head[side::2])) for side in (0, 1)]
     if len(head) >= 4 and max(nuls) > 0.3 and min(nuls) < 0.05:
         name = "utf-16-le" if nuls[1] > nuls[0] else "utf-16-be"
-        raise DataError("this looks like UTF-16 without a byte-order mark", where=where, remedy=f"say --set codec.encoding= {name}")
+        raise DataError("this looks like UTF-16 without a byte-order mark", where=where, remedy=f"say --set codec.encoding={name}")
     controls = len(head) - len(head.translate(None, CONTROLS))
     if controls > 0.02 * len(head):
         raise DataError(f"this is binary data, not text ({controls / len(head):.0%} control bytes)", where=where, remedy="give text files")

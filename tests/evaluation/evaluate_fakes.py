@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from morphogen.contracts import Item
-from morphogen.evaluate.evidence import Evidence
+from morphogen.evaluation.evidence import Evidence
 
 
 class VectorCodec:

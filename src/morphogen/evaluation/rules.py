@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from morphogen.evaluate.evidence import Evidence, TableCoder
+from morphogen.evaluation.evidence import Evidence, TableCoder
 
 PAIRS = 40  # columns among which orderings (start <= end) are looked for
 

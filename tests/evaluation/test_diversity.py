@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from evaluate_fakes import sentences, table, table_rows, texts
 
-from morphogen.evaluate import diversity
+from morphogen.evaluation import diversity
 
 
 def test_lost_rare_category_is_found() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from morphogen.evaluate import svg
-from morphogen.evaluate.metric import Metric
-from morphogen.evaluate.page import Command, Copies, Curves, Facts, Lines, Measures, Page, Preview, Row, Samples, Section, Strips
+from morphogen.evaluation import svg
+from morphogen.evaluation.metric import Metric
+from morphogen.evaluation.page import Command, Copies, Curves, Facts, Lines, Measures, Page, Preview, Row, Samples, Section, Strips
 
 TITLES = {
     "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage", "frechet": "Fréchet distance",
@@ -162,7 +162,7 @@ def _real(v: Any) -> bool:
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    env = Environment(loader=PackageLoader("morphogen.evaluate", "templates"), autoescape=True, undefined=StrictUndefined,
+    env = Environment(loader=PackageLoader("morphogen.evaluation", "templates"), autoescape=True, undefined=StrictUndefined,
                       trim_blocks=True, lstrip_blocks=True)
     tools = {"title_of": title_of, "number": number, "wanted": wanted, "finding": finding, "headline": headline, "shown": shown,
              "singles": singles, "charts": charts, "bar": svg.interval, "duration": duration, "zip": zip}

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from morphogen.contracts import Raw
-from morphogen.evaluate.evidence import HELD, MODEL, Evidence
-from morphogen.evaluate.metric import Interval, Metric, bootstrap, measured, share
-from morphogen.evaluate.neighbours import nearest
+from morphogen.evaluation.evidence import HELD, MODEL, Evidence
+from morphogen.evaluation.metric import Interval, Metric, bootstrap, measured, share
+from morphogen.evaluation.neighbours import nearest
 
 MOST_TRAIN = 10  # times `limit` training rows are searched
 LETTERS = 4_000_000  # characters of training text that are searched

@@ -6,8 +6,8 @@ from evaluate_fakes import blobs, sentences, texts, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morphogen.evaluate import copying
-from morphogen.evaluate.copying import longest_runs
+from morphogen.evaluation import copying
+from morphogen.evaluation.copying import longest_runs
 
 
 def measures(evidence):

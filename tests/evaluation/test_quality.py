@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from evaluate_fakes import as_items, blobs, table, table_rows, vectors
 
-from morphogen.evaluate import quality
-from morphogen.evaluate.evidence import Scaler, TableCoder
-from morphogen.evaluate.neighbours import nearest, radii
+from morphogen.evaluation import quality
+from morphogen.evaluation.evidence import Scaler, TableCoder
+from morphogen.evaluation.neighbours import nearest, radii
 
 
 def test_neighbours_agree_with_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("morphogen.evaluate.neighbours.BLOCK", 70)  # several blocks
+    monkeypatch.setattr("morphogen.evaluation.neighbours.BLOCK", 70)  # several blocks
     a, b = np.array(blobs(23, 0)), np.array(blobs(31, 1))
     full = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
     distance, index = nearest(a, b)

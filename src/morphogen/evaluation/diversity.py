@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from morphogen.evaluate import judges
-from morphogen.evaluate.evidence import HELD, MODEL, TRAIN, Evidence, TableCoder
-from morphogen.evaluate.metric import Interval, Metric, bootstrap, mean, measured, share
+from morphogen.evaluation import judges
+from morphogen.evaluation.evidence import HELD, MODEL, TRAIN, Evidence, TableCoder
+from morphogen.evaluation.metric import Interval, Metric, bootstrap, mean, measured, share
 
 RARE = 0.05  # a category below this share of the real rows is rare
 LEAST = 3  # a rare category with fewer real rows cannot be expected back

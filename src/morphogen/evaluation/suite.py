@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from morphogen.evaluate import copying as copies
-from morphogen.evaluate import diversity, likelihood, quality
-from morphogen.evaluate.copying import Pair
-from morphogen.evaluate.evidence import MODEL, Evidence
-from morphogen.evaluate.metric import Metric
+from morphogen.evaluation import copying as copies
+from morphogen.evaluation import diversity, likelihood, quality
+from morphogen.evaluation.copying import Pair
+from morphogen.evaluation.evidence import MODEL, Evidence
+from morphogen.evaluation.metric import Metric
 
 FEW = 50  # held-out items below which no figure deserves trust
 METRICS: dict[str, Callable[[Evidence], list[Metric]]] = {

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from morphogen.evaluate import judges
-from morphogen.evaluate.evidence import HELD, MODEL, TRAIN, Evidence
-from morphogen.evaluate.metric import Z95, Interval, Metric, auc, bootstrap, mean, measured, share
-from morphogen.evaluate.neighbours import blocks, radii
-from morphogen.evaluate.rules import Rules
+from morphogen.evaluation import judges
+from morphogen.evaluation.evidence import HELD, MODEL, TRAIN, Evidence
+from morphogen.evaluation.metric import Z95, Interval, Metric, auc, bootstrap, mean, measured, share
+from morphogen.evaluation.neighbours import blocks, radii
+from morphogen.evaluation.rules import Rules
 
 K = 5  # neighbours, as in Naeem et al. 2020
 WIDE = 32  # columns beyond which a two-sample forest takes fewer rows and random cuts, to stay within seconds

@@ -6,5 +6,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("morphogen.evaluate.judges.TREES", 15)
-    monkeypatch.setattr("morphogen.evaluate.judges.JOBS", 1)
+    monkeypatch.setattr("morphogen.evaluation.judges.TREES", 15)
+    monkeypatch.setattr("morphogen.evaluation.judges.JOBS", 1)

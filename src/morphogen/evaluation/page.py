@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
-from morphogen.evaluate.metric import Metric
+from morphogen.evaluation.metric import Metric
 
 Preview: TypeAlias = Mapping[str, Any]
 """{"kind": "image", "png": [bytes]} | {"kind": "table", "columns", "rows"} | {"kind": "text", "texts"}."""

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from morphogen.evaluate import svg
-from morphogen.evaluate.metric import Interval, Metric, measured
-from morphogen.evaluate.page import Command, Copies, Curves, Facts, Lines, Measures, Page, Row, Samples, Strips
-from morphogen.evaluate.report import card, clean, duration, picture, png_size, render, render_compare
+from morphogen.evaluation import svg
+from morphogen.evaluation.metric import Interval, Metric, measured
+from morphogen.evaluation.page import Command, Copies, Curves, Facts, Lines, Measures, Page, Row, Samples, Strips
+from morphogen.evaluation.report import card, clean, duration, picture, png_size, render, render_compare
 
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>{{ 7 * 191 }}`|"
 VOID = {"meta", "img", "br", "line", "path", "circle", "link", "input"}

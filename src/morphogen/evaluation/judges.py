@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from morphogen.evaluate.evidence import HELD, TRAIN, Evidence
+from morphogen.evaluation.evidence import HELD, TRAIN, Evidence
 
 JOBS = 2  # threads of a forest: evaluation shares the machine
 TREES = 100

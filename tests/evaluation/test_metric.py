@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morphogen.evaluate.metric import Interval, Metric, auc, bootstrap, mean, measured, share
+from morphogen.evaluation.metric import Interval, Metric, auc, bootstrap, mean, measured, share
 
 
 def coverage(make, truth: float, times: int = 200) -> float:

@@ -8,7 +8,7 @@ import pytest
 from evaluate_fakes import as_items, blobs, table, table_rows, vectors
 
 from morphogen.errors import UsageError
-from morphogen.evaluate import suite
+from morphogen.evaluation import suite
 
 FAST = ("prdc", "frechet", "likelihood", "legal", "copying")
 

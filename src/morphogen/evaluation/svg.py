@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from morphogen.evaluate.metric import Metric
+from morphogen.evaluation.metric import Metric
 
 POINTS = 300  # a path with more shows no more
 

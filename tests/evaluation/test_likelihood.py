@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from evaluate_fakes import blobs, texts, vectors
 
-from morphogen.evaluate import likelihood
+from morphogen.evaluation import likelihood
 
 
 def test_uniform_bytes_cost_eight_bits() -> None:

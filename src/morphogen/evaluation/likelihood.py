@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from morphogen.evaluate.evidence import Evidence
-from morphogen.evaluate.metric import Interval, Metric, bootstrap, measured
+from morphogen.evaluation.evidence import Evidence
+from morphogen.evaluation.metric import Interval, Metric, bootstrap, measured
 
 _KINDS = {"exact": "exact", "bound": "an upper bound: the true figure is lower", "estimate": "an estimate"}
 
