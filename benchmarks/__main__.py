@@ -1,4 +1,5 @@
 """The quick ones in a row: python -m benchmarks"""
+
 from benchmarks import digits8, startup, text
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def one(family: str, seed: int, minutes: float, cond: bool = True) -> dict[str, 
         train, fresh(WORK / "digits8" / name), family=family, minutes=minutes, seed=seed, cond=("labels",) if cond else ()
     )
     out = fresh(WORK / "digits8" / f"{name}-out")
-    morphogen.generate(run, out, n=1437, seed=seed)
+    morphogen.generate(run, out, n=5000, seed=seed)
     (x, y), (rx, ry), (tx, ty) = load_pictures(out), load_pictures(train), load_pictures(test)
     real = svc(rx, ry, tx, ty)
     flat = lambda a: a.reshape(len(a), -1)

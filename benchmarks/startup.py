@@ -1,4 +1,5 @@
 """Start-up time: python -m benchmarks.startup"""
+
 from __future__ import annotations
 
 import statistics
@@ -22,8 +23,14 @@ def median(command: list[str], times: int = 5) -> float:
 
 def main() -> None:
     tool = str(Path(sys.executable).parent / "morphogen")
-    record("startup", {"morphogen --help": median([tool, "--help"]), "import morphogen": median([sys.executable, "-c", "import morphogen"]),
-                       "python alone": median([sys.executable, "-c", ""])})
+    record(
+        "startup",
+        {
+            "morphogen --help": median([tool, "--help"]),
+            "import morphogen": median([sys.executable, "-c", "import morphogen"]),
+            "python alone": median([sys.executable, "-c", ""]),
+        },
+    )
 
 
 if __name__ == "__main__":

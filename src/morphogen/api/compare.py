@@ -9,7 +9,8 @@ from typing import Any
 
 from morphogen.api.common import Watch, seconds
 from morphogen.api.evaluate import Judged, judge
-from morphogen.api.train import load_previews, train
+from morphogen.api.train import train
+from morphogen.api.watching import load_previews
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.files import check_output, write_json, write_text
 from morphogen.plan import is_classical, make_plan

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from morphogen.api.common import Watch, check_count, device_of, seconds
-from morphogen.api.train import default_cond, load_previews, recorded_wishes
+from morphogen.api.train import recorded_wishes
+from morphogen.api.watching import default_cond, load_previews
 from morphogen.contracts import Item
 from morphogen.errors import DataError, MorphogenError
 from morphogen.files import check_output, write_json, write_text

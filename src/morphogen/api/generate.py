@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.api.common import Watch, check_count, device_of
-from morphogen.api.train import default_cond
+from morphogen.api.watching import default_cond
 from morphogen.errors import FormatError, UsageError, suggest
 from morphogen.files import check_output
 from morphogen.run import Run

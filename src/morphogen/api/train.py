@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from morphogen.api.common import Watch, device_of, seconds
+from morphogen.api.watching import Hook, Previewer
 from morphogen.errors import FormatError, UsageError
 from morphogen.files import check_output, lock, write_json
 from morphogen.plan import Plan, make_plan
@@ -224,7 +225,7 @@ class _Job:
         plan, run = self.plan, self.folder
         trainer = Trainer(model, dataset, plan.training, seed=plan.seed, held_out=held)
         trainer.calibrate()
-        preview = _Previewer(model, run, plan, self.watch)
+        preview = Previewer(model, run, plan, self.watch)
         if plan.training.steps == 0:
             trainer.config = self.timed(trainer, preview)
         if trainer.ema:
@@ -238,12 +239,12 @@ class _Job:
         self.watch.say(
             f"training {trainer.config.steps:,} steps of {trainer.config.batch} items, {model.parameters():,} parameters", "head"
         )
-        hook = _Hook(run, preview, self.watch, trainer.steps)
+        hook = Hook(run, preview, self.watch, self.begun + 60 * plan.minutes if fresh and plan.minutes else None)
         trainer.run(hook, save_to=run.path / "state")
         model.family.load_state_dict(trainer.final())
         return {"skipped": trainer.skipped, "steps": trainer.steps}
 
-    def timed(self, trainer: Any, preview: _Previewer) -> Any:
+    def timed(self, trainer: Any, preview: Previewer) -> Any:
         """--minutes becomes steps once, after measuring a step, a preview and a check; frozen in the recipe."""
         budget = (self.plan.minutes or 1) * 60
         begun = time.monotonic()
@@ -282,101 +283,3 @@ class _Job:
         shutil.rmtree(run.path / "state", ignore_errors=True)
         self.watch.progress("training", 1.0)
         self.watch.say(f"saved {run.path} after {seconds(took)}", "good")
-
-
-class _Previewer:
-    """Draws the same few keys now and then, so that the strip shows one sample getting better."""
-
-    def __init__(self, model: Any, run: Run, plan: Plan, watch: Watch) -> None:
-        from morphogen.sampling import draws
-
-        self.model, self.run, self.n = model, run, 8
-        self.keys = draws.seeded(plan.seed, self.n)
-        self.cond = default_cond(model, self.keys)
-
-    def draw(self, step: int, module: Any = None) -> None:
-        family, self.model.family = self.model.family, module or self.model.family
-        tile, self.model.tile = self.model.tile, self.n
-        try:
-            raws = self.model.generate(self.keys, cond=self.cond)
-            save_preview(self.run.path / "samples" / f"step-{step:07d}", self.model.codec.preview(raws))
-        finally:
-            self.model.family, self.model.tile = family, tile
-
-
-class _Hook:
-    """Writes metrics.jsonl, draws previews, moves the progress bar."""
-
-    def __init__(self, run: Run, preview: _Previewer, watch: Watch, first: int) -> None:
-        self.run, self.preview, self.watch, self.first = run, preview, watch, first
-        self.begun, self.sums, self.count, self.shown = time.monotonic(), {}, 0, 0.0
-
-    def __call__(self, trainer: Any, log: dict[str, Any]) -> None:
-        total, step = trainer.config.steps, log["step"]
-        for k, v in log.items():
-            if k not in ("step", "lr", "held_out", "skipped"):
-                self.sums[k] = self.sums.get(k, 0.0) + v
-        self.count += 1
-        every = max(1, total // 200)
-        if step % every == 0 or step == total or "held_out" in log:
-            means = {k: v / self.count for k, v in self.sums.items()}
-            kept = {k: log[k] for k in ("held_out", "skipped") if k in log}
-            line = {"step": step, "seconds": round(time.monotonic() - self.begun, 2), "lr": log["lr"], **means, **kept}
-            self.run.log(
-                {
-                    k: round(v, 6) if isinstance(v, float) and v == v and abs(v) < 1e12 else (v if isinstance(v, int) else None)
-                    for k, v in line.items()
-                }
-            )
-            self.sums, self.count = {}, 0
-            self.note = "  ".join(f"{k} {v:.4g}" for k, v in means.items())
-        if time.monotonic() - self.shown > 0.2 or step == total:
-            self.watch.progress("training", step / total, getattr(self, "note", ""))
-            self.shown = time.monotonic()
-        previews = trainer.config.previews
-        if previews and step * previews // total != (step - 1) * previews // total:
-            self.preview.draw(step, trainer.ema.module if trainer.ema else None)
-
-
-def default_cond(model: Any, keys: Any, asked: dict[str, Any] | None = None) -> dict[str, list[Any]] | None:
-    """Values of the conditions, one a key: as asked, else drawn from how often the training data had them."""
-    from morphogen.sampling import draws
-
-    out: dict[str, list[Any]] = {}
-    for name, codec in model.conditions.items():
-        if asked and name in asked:
-            out[name] = [asked[name]] * len(keys)
-        elif asked is None or not asked:
-            values = codec.draw(draws.uniform(keys.cpu(), f"cond.{name}").numpy())
-            if values is not None:
-                out[name] = list(values)
-    return out
-
-
-def save_preview(stem: Path, preview: dict[str, Any]) -> None:
-    """A preview as files: pictures as PNG, the rest as JSON."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    if preview["kind"] == "image":
-        from morphogen.files import write_bytes
-
-        for i, png in enumerate(preview["png"]):
-            write_bytes(stem.with_name(f"{stem.name}-{i}.png"), png)
-    else:
-        write_json(stem.with_suffix(".json"), preview)
-
-
-def load_previews(folder: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(step, preview) in order, as `save_preview` wrote them."""
-    from morphogen.files import read_json
-
-    found: dict[int, dict[str, Any]] = {}
-    for path in sorted(folder.glob("step-*")):
-        step = int(path.name.split("-")[1].split(".")[0])
-        if path.suffix == ".png":
-            found.setdefault(step, {"kind": "image", "png": []})["png"].append(path.read_bytes())
-        elif path.suffix == ".json":
-            found[step] = read_json(path)
-    return sorted(found.items())
-
-
-Hook = Callable[[Any, dict[str, Any]], None]

@@ -162,12 +162,11 @@ class Trainer:
 
         Raises Interrupted after saving when the user presses Ctrl-C.
         """
-        checks = {max(1, round(self.config.steps * (i + 1) / self.config.checks)) for i in range(self.config.checks)}
         saved = time.monotonic()
         try:
             while self.steps < self.config.steps:
                 log = self.step()
-                if self.steps in checks and (value := self.check()) is not None:
+                if due(self.steps, self.config.checks, self.config.steps) and (value := self.check()) is not None:
                     log["held_out"] = value
                 if hook:
                     hook(self, log)
@@ -179,6 +178,17 @@ class Trainer:
                 self.save(save_to)
             where = f"step {self.steps} of {self.config.steps}"
             raise Interrupted("stopped; what was trained is saved", where=where, remedy="go on with --resume") from None
+
+    def retarget(self, steps: int) -> None:
+        """Change how many steps there will be, before the rate begins to fall; what has been done so far stays as it was.
+
+        Warm-up and average keep their lengths in steps, so the new config alone describes the whole schedule.
+        """
+        old = self.config
+        if self.steps > (1 - old.cooldown) * min(old.steps, steps):
+            return
+        share = old.steps / steps
+        self.config = dataclasses.replace(old, steps=steps, warmup=old.warmup * share, ema=old.ema * share)
 
     def seconds_per_step(self, budget: float) -> float:
         """Measure a step on a copy of the state: about `budget` seconds, at least 2 steps. Nothing of the run changes."""
@@ -234,6 +244,11 @@ class Trainer:
             device = "cpu" if field == "step" else parameter.device
             self.optimisers[name].state[parameter][field] = to(value, device)
         return warnings
+
+
+def due(step: int, times: int, steps: int) -> bool:
+    """Whether one of `times` evenly spread occasions falls on `step` (1 .. steps); the last one on the last step."""
+    return step * times // steps != (step - 1) * times // steps
 
 
 def _clone(tree: Any) -> Any:

@@ -1,0 +1,124 @@
+"""What happens beside training: previews of the same keys, metrics.jsonl, the progress bar, keeping the promised time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from morphogen.api.common import Watch
+from morphogen.files import write_json
+from morphogen.plan import Plan
+from morphogen.run import Run, config_values
+
+
+class Previewer:
+    """Draws the same few keys now and then, so that the strip shows one sample getting better."""
+
+    def __init__(self, model: Any, run: Run, plan: Plan, watch: Watch) -> None:
+        from morphogen.sampling import draws
+
+        self.model, self.run, self.n = model, run, 8
+        self.keys = draws.seeded(plan.seed, self.n)
+        self.cond = default_cond(model, self.keys)
+
+    def draw(self, step: int, module: Any = None) -> None:
+        family, self.model.family = self.model.family, module or self.model.family
+        tile, self.model.tile = self.model.tile, self.n
+        try:
+            raws = self.model.generate(self.keys, cond=self.cond)
+            save_preview(self.run.path / "samples" / f"step-{step:07d}", self.model.codec.preview(raws))
+        finally:
+            self.model.family, self.model.tile = family, tile
+
+
+class Hook:
+    """Writes metrics.jsonl, draws previews, moves the progress bar."""
+
+    def __init__(self, run: Run, preview: Previewer, watch: Watch, deadline: float | None) -> None:
+        self.run, self.preview, self.watch, self.deadline = run, preview, watch, deadline
+        self.moments = [1 / 6, 1 / 3, 1 / 2]
+        self.begun, self.count, self.shown, self.note = time.monotonic(), 0, 0.0, ""
+        self.sums: dict[str, float] = {}
+
+    def __call__(self, trainer: Any, log: dict[str, Any]) -> None:
+        from morphogen.training.trainer import due
+
+        total, step = trainer.config.steps, log["step"]
+        for k, v in log.items():
+            if k not in ("step", "lr", "held_out", "skipped"):
+                self.sums[k] = self.sums.get(k, 0.0) + v
+        self.count += 1
+        every = max(1, total // 200)
+        if step % every == 0 or step == total or "held_out" in log:
+            means = {k: v / self.count for k, v in self.sums.items()}
+            kept = {k: log[k] for k in ("held_out", "skipped") if k in log}
+            line = {"step": step, "seconds": round(time.monotonic() - self.begun, 2), "lr": log["lr"], **means, **kept}
+            self.run.log(
+                {
+                    k: round(v, 6) if isinstance(v, float) and v == v and abs(v) < 1e12 else (v if isinstance(v, int) else None)
+                    for k, v in line.items()
+                }
+            )
+            self.sums, self.count = {}, 0
+            self.note = "  ".join(f"{k} {v:.4g}" for k, v in means.items())
+        if time.monotonic() - self.shown > 0.2 or step == total:
+            self.watch.progress("training", step / total, self.note)
+            self.shown = time.monotonic()
+        previews = trainer.config.previews
+        if previews and due(step, previews, total):
+            self.preview.draw(step, trainer.ema.module if trainer.ema else None)
+        self.keep_time(trainer)
+
+    def keep_time(self, trainer: Any) -> None:
+        """At a sixth, a third and half of the time, mend the number of steps if the machine turned out faster or slower."""
+        now, done, total = time.monotonic(), trainer.steps, trainer.config.steps
+        if self.deadline is None or not self.moments or now < self.begun + self.moments[0] * (self.deadline - self.begun):
+            return
+        self.moments.pop(0)
+        steps = done + int((self.deadline - 1.0 - now) * done / (now - self.begun))
+        if abs(steps / total - 1) > 0.03:
+            trainer.retarget(max(done + 1, steps))
+            self.run.recipe["training"] = config_values(trainer.config)
+            self.run.save_recipe()
+
+
+def default_cond(model: Any, keys: Any, asked: dict[str, Any] | None = None) -> dict[str, list[Any]] | None:
+    """Values of the conditions, one a key: as asked, else drawn from how often the training data had them."""
+    from morphogen.sampling import draws
+
+    out: dict[str, list[Any]] = {}
+    for name, codec in model.conditions.items():
+        if asked and name in asked:
+            out[name] = [asked[name]] * len(keys)
+        elif asked is None or not asked:
+            values = codec.draw(draws.uniform(keys.cpu(), f"cond.{name}").numpy())
+            if values is not None:
+                out[name] = list(values)
+    return out
+
+
+def save_preview(stem: Path, preview: dict[str, Any]) -> None:
+    """A preview as files: pictures as PNG, the rest as JSON."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    if preview["kind"] == "image":
+        from morphogen.files import write_bytes
+
+        for i, png in enumerate(preview["png"]):
+            write_bytes(stem.with_name(f"{stem.name}-{i}.png"), png)
+    else:
+        write_json(stem.with_suffix(".json"), preview)
+
+
+def load_previews(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(step, preview) in order, as `save_preview` wrote them."""
+    from morphogen.files import read_json
+
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted(folder.glob("step-*")):
+        step = int(path.name.split("-")[1].split(".")[0])
+        if path.suffix == ".png":
+            found.setdefault(step, {"kind": "image", "png": []})["png"].append(path.read_bytes())
+        elif path.suffix == ".json":
+            found[step] = read_json(path)
+    return sorted(found.items())
