@@ -253,3 +253,10 @@ def test_caller_randomness_is_left_alone(data: dict[str, Path], tmp_path: Path) 
     torch.manual_seed(1)
     morphogen.train(data["rows"], tmp_path / "run", family="masked", steps=1, options=TINY)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_example_runs() -> None:
+    script = Path(__file__).parents[2] / "examples" / "penguins.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("'species': 'Gentoo'") == 3
