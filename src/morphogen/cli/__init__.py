@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 VERBS = {
@@ -16,6 +16,16 @@ VERBS = {
     "inspect": "What a run or a data set is; where two runs first differ.",
     "list": "Codecs, families, metrics and sizes.",
     "demo": "Train on packaged data and look at the report.",
+}
+EXAMPLES = {
+    "train": "morphogen train photos/ --out runs/photos --minutes 10",
+    "generate": "morphogen generate runs/digits --n 64 --seed 7 --cond label=3 --out threes",
+    "evaluate": "morphogen evaluate runs/digits",
+    "compare": "morphogen compare penguins.csv --minutes 5 --out which",
+    "replay": "morphogen replay threes/00002.png --out again.png",
+    "inspect": "morphogen inspect runs/a runs/b",
+    "list": "morphogen list",
+    "demo": "morphogen demo --out demo",
 }
 
 
@@ -33,7 +43,8 @@ def build() -> Any:
         result_action="return_value",
     )
     for i, (verb, line) in enumerate(VERBS.items()):
-        app.command(f"morphogen.cli.{verb}:{'list_' if verb == 'list' else verb}", name=verb, help=line, sort_key=i)
+        target = f"morphogen.cli.{verb}:{'list_' if verb == 'list' else verb}"
+        app.command(target, name=verb, help=f"{line}\n\nExample: `{EXAMPLES[verb]}`", sort_key=i)
     return app
 
 
@@ -89,6 +100,3 @@ def _usage(error: Any, tokens: list[str]) -> str:
 def _fail(code: str, line: str, status: int) -> int:
     print(f"error[{code}]: {line}", file=sys.stderr)
     return status
-
-
-Verb = Callable[..., int]

@@ -25,7 +25,7 @@ def compare(
     force: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Train every family that fits DATA on equal time and say which to use. Example: morphogen compare penguins.csv --minutes 5 --out which
+    """Train every family that fits DATA on equal time and say which to use.
 
     Parameters
     ----------

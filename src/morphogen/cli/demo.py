@@ -16,7 +16,7 @@ def demo(
     force: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Train on packaged digits, emoji, penguins and Python's own docstrings; one report. Example: morphogen demo --out demo
+    """Train on packaged digits, emoji, penguins and Python's own docstrings; one report.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ def evaluate(
     force: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Say how good a RUN is, whether a baseline beats it and whether it copied. Example: morphogen evaluate runs/digits
+    """Say how good a RUN is, whether a baseline beats it and whether it copied.
 
     Parameters
     ----------

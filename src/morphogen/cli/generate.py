@@ -26,7 +26,7 @@ def generate(
     force: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Make new things from a trained RUN. Example: morphogen generate runs/digits --n 64 --seed 7 --cond label=3 --out threes
+    """Make new things from a trained RUN.
 
     Parameters
     ----------

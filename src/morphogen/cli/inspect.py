@@ -17,7 +17,7 @@ def inspect(
     *,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Say what a run or a data set is, or where two runs first differ. Example: morphogen inspect runs/a runs/b
+    """Say what a run or a data set is, or where two runs first differ.
 
     Parameters
     ----------

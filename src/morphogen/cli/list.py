@@ -9,7 +9,7 @@ from morphogen.cli.console import result
 
 
 def list_(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Codecs, families, metrics and sizes, a line each. Example: morphogen list
+    """Codecs, families, metrics and sizes, a line each.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ def replay(
     force: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Make a generated FILE again from its own provenance. Example: morphogen replay threes/00002.png --out again.png
+    """Make a generated FILE again from its own provenance.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ def train(
     force: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Learn how DATA is structured and save a run folder. Example: morphogen train photos/ --out runs/photos --minutes 10
+    """Learn how DATA is structured and save a run folder.
 
     Parameters
     ----------
