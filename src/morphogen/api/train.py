@@ -52,7 +52,7 @@ def train(
         return Run.load(out)
     fresh = not (resume and (out / "recipe.toml").is_file())
     if fresh:
-        check_output(out, force=force, inputs=(Path(data),) if isinstance(data, str | Path) else ())
+        check_output(out, force=force or (resume and _cut_short(out)), inputs=(Path(data),) if isinstance(data, str | Path) else ())
     parent = Run.load(bridge) if bridge else None
     if parent is not None and not parent.finished():
         raise FormatError("the bridge run is not finished", where=bridge, remedy="train it to its end first")
@@ -107,6 +107,11 @@ def recorded_wishes(recipe: dict[str, Any]) -> dict[str, Any]:
         options["net"] = net
     wishes = {"family": family.get("name"), "seed": data.get("seed", 0), "cond": tuple(data.get("cond", ())), "options": options}
     return {**wishes, **({"steps": training["steps"]} if training.get("steps") else {"minutes": data.get("minutes")})}
+
+
+def _cut_short(out: Path) -> bool:
+    """Whether a folder holds nothing but the beginnings of a run that was killed before its recipe was written."""
+    return out.is_dir() and {p.name for p in out.iterdir()} <= {".lock", "codec", "conditions", "bridges", "samples"}
 
 
 def _clear(out: Path) -> None:
