@@ -66,14 +66,17 @@ def claim(listing: Any) -> tuple[str, str]:
     return name, claims[name].why
 
 
-def read(data: Any, codec: str | None = None, config: dict[str, Any] | None = None) -> tuple[Any, str, str, Any, list[Item]]:
-    """(listing, codec name, why, codec, items) of a person's data, nothing fitted yet."""
+def read(
+    data: Any, codec: str | None = None, config: dict[str, Any] | None = None, cond: Sequence[str] = ()
+) -> tuple[Any, str, str, Any, list[Item]]:
+    """(listing, codec name, why, codec, items) of a person's data, nothing fitted yet. A codec with fields puts `cond` first."""
     from morphogen.codecs.sources import scan
 
     listing = scan(data)
     name, why = (codec, "as asked") if codec else claim(listing)
     kind = resolve("codec", name)
-    reader = kind(make(kind.Config, config, "codec."))
+    first = {"first": tuple(cond)} if cond and "first" in getattr(kind.Config, "__dataclass_fields__", {}) else {}
+    reader = kind(make(kind.Config, {**(config or {}), **first}, "codec."))
     items = list(reader.read(listing))
     reader.skips.check(len(items) + reader.skips.count)
     if not items:
@@ -102,9 +105,9 @@ def make_plan(
     codec_options = dict(options.get("codec", {}))
     if parent is not None:
         codec_options = {**parent.recipe["codec"].get("config", {}), **codec_options}
-    listing, name, why, codec, items = read(data, parent.recipe["codec"]["name"] if parent else None, codec_options)
+    listing, name, why, codec, items = read(data, parent.recipe["codec"]["name"] if parent else None, codec_options, cond)
     defaults = defaults_of(name)
-    codec, fields = _order_fields(codec, items, cond, codec_options)
+    fields = _own_fields(items, cond)
     if parent is not None:
         from morphogen.files import read_json
 
@@ -112,14 +115,14 @@ def make_plan(
     else:
         codec.fit(items)
     conditions, notes = _conditions(items, () if fields else cond)
-    items = [item for item in items if all(k in item.cond for k in conditions)]
+    items = [item for item in items if all(item.cond.get(k) is not None for k in conditions)]
     train, held = split(items, seed)
     picked_family, because = _family(family, defaults, len(items), parent)
     if picked_family == "ngram" and getattr(codec.config, "tokens", "") == "auto" and parent is None:
         codec = _rebuild(codec, items, {**codec_options, "tokens": "bytes"})  # counts want letters, not word pieces
     kind = resolve("family", picked_family)
     family_options = {**options.get("family", {})}
-    if kind.__name__ and "net" in getattr(kind.Config, "__dataclass_fields__", {}):
+    if "net" in getattr(kind.Config, "__dataclass_fields__", {}):
         family_options["net"] = {"size": size or _size(codec.space), **options.get("net", {})}
     training = make(
         TrainConfig, {**getattr(kind, "recipe", {}), **options.get("training", {}), **({"steps": steps} if steps else {})}, "training."
@@ -149,18 +152,14 @@ def _rebuild(codec: Any, items: list[Item], config: dict[str, Any]) -> Any:
     return fresh
 
 
-def _order_fields(codec: Any, items: list[Item], cond: Sequence[str], config: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
-    """A table's condition is one of its own columns: known values are `Given`, and asked columns come first for prefix models."""
-    if not items or not isinstance(items[0].raw, dict) or not cond:
-        return codec, ()
+def _own_fields(items: list[Item], cond: Sequence[str]) -> tuple[str, ...]:
+    """A table's condition is one of its own columns: asking for it makes known values (`Given`), not a condition."""
+    if not isinstance(items[0].raw, dict):
+        return ()
     for name in cond:
         if name not in items[0].raw:
             raise UsageError(f"no column '{name}'", remedy=suggest(name, items[0].raw))
-    if "first" not in getattr(type(codec).Config, "__dataclass_fields__", {}):
-        return codec, tuple(cond)
-    fresh = type(codec)(make(type(codec).Config, {**config, "first": tuple(cond)}, "codec."))
-    fresh.notes, fresh.skips = codec.notes, codec.skips
-    return fresh, tuple(cond)
+    return tuple(cond)
 
 
 def _conditions(items: list[Item], cond: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -231,7 +230,7 @@ def _explain(plan: Plan, name: str, why: str, because: str, notes: list[str], fi
     plan.picked.append(f"{len(plan.train):,} items to train on, {side}")
     if plan.family_config.get("net"):
         plan.picked.append(f"size {plan.family_config['net']['size']}; --size {'|'.join(SIZES)} changes it")
-    if plan.minutes is not None and resolve("family", plan.family).__name__ and not is_classical(plan.family):
+    if plan.minutes is not None and not is_classical(plan.family):
         plan.picked.append(f"about {plan.minutes:g} min of training; --minutes changes it")
     if len(plan.items) < 100:
         plan.warnings.append(

@@ -106,6 +106,14 @@ def test_a_table_keeps_its_conditions_and_rules(runs: Any, tmp_path: Path) -> No
         assert (row["kind"] == "a" and row["note"] == "ok") if i % 2 == 0 else row["size"] == 12.5
 
 
+def test_a_column_that_is_asked_for_comes_first(data: dict[str, Path], tmp_path: Path) -> None:
+    plain = morphogen.train(data["rows"], tmp_path / "plain", family="autoregressive", steps=1, options=TINY)
+    with pytest.raises(UsageError, match="prefix"):
+        morphogen.generate(plain, n=2, cond={"note": "ok"})
+    run = morphogen.train(data["rows"], tmp_path / "run", family="autoregressive", steps=1, cond=("note",), options=TINY)
+    assert {r["note"] for r in morphogen.generate(run, n=9, cond={"note": "ok"})} == {"ok"}
+
+
 def test_a_text_is_continued(runs: Any) -> None:
     for text in morphogen.generate(runs["lines", "autoregressive"], n=3, given=["the old"]):
         assert text.startswith("the old")

@@ -29,6 +29,8 @@ class Config:
     "Most categories a column keeps; the rarest beyond become '(other)'."
     max_columns: int = 2000
     "Refuse tables with more columns."
+    first: tuple[str, ...] = ()
+    "Columns that come first in the Record, so that families that only look back can be asked for them."
 
 
 class TableCodec:
@@ -147,7 +149,8 @@ class TableCodec:
     def _adopt(self, columns: list[Column]) -> None:
         """Build the Space from the columns."""
         taken, fields = {c.name for c in columns}, []
-        for column in (c for c in columns if c.learned):
+        first = {name: i for i, name in enumerate(self.config.first)}
+        for column in sorted((c for c in columns if c.learned), key=lambda c: first.get(c.name, len(first))):
             if column.kind in C.WORDS:
                 vocab = len(column.values) + bool(column.missing)
                 fields.append((column.name, Tokens(max(vocab, 1), 1)))
@@ -173,7 +176,7 @@ class TableCodec:
         return {"config": asdict(self.config), "columns": columns, "delimiter": self._delimiter, "notes": list(self.notes)}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.config = Config(**state["config"])
+        self.config = Config(**{**state["config"], "first": tuple(state["config"].get("first", ()))})
         self._delimiter, self.notes = state["delimiter"], list(state["notes"])
         self._adopt([Column(**c) for c in state["columns"]])
         self._surveyed = self.columns
@@ -185,6 +188,9 @@ class TableCodec:
         for column in self.columns:
             if column.learned:
                 self._put(out, column, raw.get(column.name))
+        if self.config.first:
+            assert isinstance(self.space, Record)
+            out = {name: out[name] for name, _ in self.space.fields}
         return out
 
     def _put(self, out: dict[str, np.ndarray], column: Column, value: Any) -> None:
