@@ -73,7 +73,9 @@ class Hook:
     def keep_time(self, trainer: Any) -> None:
         """At a sixth, a third and half of the time, mend the number of steps if the machine turned out faster or slower."""
         now, done, total = time.monotonic(), trainer.steps, trainer.config.steps
-        if self.deadline is None or not self.moments or now < self.begun + self.moments[0] * (self.deadline - self.begun):
+        if self.deadline is None or not self.moments:
+            return
+        if now < self.begun + self.moments[0] * (self.deadline - self.begun) and done < self.moments[0] * total:
             return
         self.moments.pop(0)
         steps = done + int((self.deadline - 1.0 - now) * done / (now - self.begun))

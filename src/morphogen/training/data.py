@@ -73,8 +73,9 @@ def order(n: int, batch: int, seed: int, step: int, lengths: Tensor | None = Non
     """(ids, keys, weight) of training step `step`: a function of its arguments alone, so resume needs no cursor.
 
     Every epoch is a fresh order of all items; a short last window is topped up with rows of weight 0. When there are
-    fewer items than a batch holds, items repeat under different keys. With `lengths` (n,), items of like length meet in
-    a batch (sorted within pools of 32 batches), so that little work is spent on padding.
+    fewer items than a batch holds, items repeat under different keys. With `lengths` (n,), items of like length meet
+    (sorted within pools of 32 batches), and batches hold about equally many tokens, not items: little work is spent on
+    padding, and every step costs and counts the same.
     """
     per_epoch = max(1, -(-n // batch))
     epoch, at = divmod(step, per_epoch)
@@ -90,12 +91,22 @@ def order(n: int, batch: int, seed: int, step: int, lengths: Tensor | None = Non
         mine = epoch_order[pool * POOL * batch : (pool + 1) * POOL * batch]
         mine = mine[lengths[mine % n].argsort(stable=True)]
         full = -(-len(mine) // batch)
-        turn = draws.derive(torch.arange(full), f"pool.{seed}.{pool}", epoch).argsort()  # not from short to long
-        window = mine[int(turn[at % POOL]) * batch :][:batch]
+        turn = int(draws.derive(torch.arange(full), f"pool.{seed}.{pool}", epoch).argsort()[at % POOL])  # not from short to long
+        window = mine[slice(*_cuts(lengths[mine % n], full)[turn : turn + 2])]
+        return window % n, keys[window], torch.ones(len(window))
     weight = torch.ones(batch)
     weight[len(window) :] = 0
     window = torch.cat([window, window[:1].expand(batch - len(window))])
     return window % n, keys[window], weight
+
+
+def _cuts(lengths: Tensor, parts: int) -> list[int]:
+    """Where to cut sorted items into parts of about equal total length, none of them empty."""
+    total = lengths.clamp(min=1).cumsum(0).double()
+    cuts = torch.searchsorted(total, torch.arange(1, parts) * (total[-1] / parts)).tolist()
+    for i in range(len(cuts)):  # long items at the end may share one cut: every part keeps at least one item
+        cuts[i] = min(max(cuts[i], cuts[i - 1] + 1 if i else 1), len(lengths) - parts + 1 + i)
+    return [0, *cuts, len(lengths)]
 
 
 def augment(x: Tensor, keys: Tensor, symmetry: tuple[str, ...]) -> Tensor:
