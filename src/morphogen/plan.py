@@ -117,7 +117,7 @@ def make_plan(
     conditions, notes = _conditions(items, () if fields else cond)
     items = [item for item in items if all(item.cond.get(k) is not None for k in conditions)]
     train, held = split(items, seed)
-    picked_family, because = _family(family, defaults, len(items), parent)
+    picked_family, because = _family(family, defaults, len(items), parent, getattr(codec.space, "size", 0), minutes, steps)
     if picked_family == "ngram" and getattr(codec.config, "tokens", "") == "auto" and parent is None:
         codec = _rebuild(codec, items, {**codec_options, "tokens": "bytes"})  # counts want letters, not word pieces
     kind = resolve("family", picked_family)
@@ -186,7 +186,9 @@ def _conditions(items: list[Item], cond: Sequence[str]) -> tuple[dict[str, str],
     return out, notes
 
 
-def _family(asked: str | None, defaults: dict[str, Any], n: int, parent: Any) -> tuple[str, str]:
+def _family(
+    asked: str | None, defaults: dict[str, Any], n: int, parent: Any, elements: int, minutes: float | None, steps: int | None
+) -> tuple[str, str]:
     if asked:
         name = PRESETS.get(asked, asked)
         resolve("family", name)
@@ -198,6 +200,11 @@ def _family(asked: str | None, defaults: dict[str, Any], n: int, parent: Any) ->
         return ("autoregressive", "the latent is tokens") if isinstance(latent, Tokens) else ("diffusion", "the latent is an array")
     if n < defaults["few_items"]:
         return defaults["few"], f"{n} items are few for a network; --family {defaults['default']} overrides"
+    time = minutes or float(defaults["minutes"])
+    if steps is None and elements > defaults.get("large", elements) and time < defaults["large_minutes"]:
+        slow, enough = defaults["default"], defaults["large_minutes"]
+        why = f"{slow} wants {enough:g} min or more for data of this size; --family {slow} --minutes {2 * enough:g} is sharper"
+        return defaults["quick"], why
     return defaults["default"], "the usual best for this kind of data; `morphogen compare` tells for yours"
 
 

@@ -15,8 +15,8 @@ from morphogen.files import check_output, write_text
 
 # name, data, family, share of the time, what is said about it, how many to judge
 PARTS = (
-    ("digits", "digits", "diffusion", 0.2, "Handwritten digits, asked for by class", 500),
-    ("emoji", "emoji", "diffusion", 0.5, "Small pictures in colour with transparency", 96),
+    ("digits", "digits", "diffusion", 0.24, "Handwritten digits, asked for by class", 500),
+    ("emoji", "emoji", None, 0.46, "Small pictures in colour with transparency", 96),
     ("penguins", "penguins", None, 0.06, "A table of penguins with missing values", 500),
     ("docstrings", "docstrings", "autoregressive", 0.24, "Python's own documentation", 64),
 )
