@@ -32,17 +32,27 @@ def words(text: str, size: int, columns: int, most: int) -> Image.Image:
     return sheet
 
 
+def cells(rows: list[list[str]], size: int) -> Image.Image:
+    """A table with its columns aligned."""
+    font = ImageFont.load_default(size)
+    sheet = Image.new("RGB", (WIDTH // 2 - GAP, (size + 10) * len(rows) + 4), "white")
+    draw, x = ImageDraw.Draw(sheet), 0.0
+    for column in range(len(rows[0])):
+        for i, row in enumerate(rows):
+            draw.text((x, i * (size + 10)), row[column], SOFT if i == 0 else INK, font)
+        x += max(draw.textlength(row[column], font) for row in rows) + 10
+    return sheet
+
+
 def main() -> None:
     digits, emoji, table, text = map(Path, sys.argv[1:5])
     with table.open(newline="") as file:
         rows = list(csv.reader(file))[:9]
-    widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
-    lines = "\n".join("  ".join(v.ljust(w) for v, w in zip(r, widths)) for r in rows)
     texts = [json.loads(line)["text"] for line in text.read_text().splitlines()]
     parts = [
-        ("Digits, 28 × 28, asked for by class", grid(digits, 12, 6, 44)),
-        ("Emoji, 32 × 32 with transparency, asked for by category", grid(emoji, 12, 6, 44)),
-        ("Penguins: rows of a table", words(lines, 11, 200, 9)),
+        ("Digits, 28 by 28, asked for by class", grid(digits, 12, 6, 44)),
+        ("Emoji, 32 by 32 with transparency, asked for by category", grid(emoji, 12, 6, 44)),
+        ("Penguins: rows of a table", cells(rows, 12)),
         ("Docstrings: a text", words("\n\n".join(texts), 12, 84, 14)),
     ]
     heights = [max(parts[i][1].height, parts[i + 1][1].height) for i in (0, 2)]
@@ -55,7 +65,7 @@ def main() -> None:
             draw.text((x, y), title, SOFT, ImageFont.load_default(15))
             page.paste(picture, (x, y + 28))
         y += heights[row // 2] + GAP + 28
-    page.quantize(128).save(Path(__file__).parent / "gallery.png", optimize=True)
+    page.quantize(256, dither=Image.Dither.NONE).save(Path(__file__).parent / "gallery.png", optimize=True)
 
 
 if __name__ == "__main__":
