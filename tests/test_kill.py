@@ -22,7 +22,7 @@ from morphogen.training.trainer import Trainer
 run = Trainer.run
 Trainer.run = lambda self, hook=None, *, save_to=None, every=0.0: run(self, hook, save_to=save_to, every=0.0)  # a checkpoint each step
 options = {"net": {"size": "tiny", "width": 8, "depth": 1}, "training": {"previews": 0, "checks": 3, "batch": 8, "keep": "best"}}
-api.train(sys.argv[1], sys.argv[2], family="flow", steps=30, options=options, resume=True)
+api.train(sys.argv[1], sys.argv[2], family="flow", steps=120, options=options, resume=True)
 """
 
 
@@ -43,7 +43,7 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
     for attempt in range(40):
         process = start(tmp_path / "cut")
         try:
-            process.wait(moments.uniform(0.3, 1.0) * length)
+            process.wait(moments.uniform(0.35, 0.8) * length)
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
