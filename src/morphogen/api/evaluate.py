@@ -17,6 +17,7 @@ from morphogen.contracts import Item
 from morphogen.errors import DataError, MorphogenError
 from morphogen.files import check_output, write_json, write_text
 from morphogen.plan import Plan, defaults_of, make_plan, read
+from morphogen.registry import plugins, resolve
 from morphogen.run import Run
 
 
@@ -163,7 +164,7 @@ def judge(
         kinds=kinds,
         seed=seed,
     )
-    result = measure(evidence)
+    result = measure(evidence, extra={name: resolve("metric", name) for name in plugins()["metric"]})
     watch.progress("measuring", 1.0)
     return Judged(result, evidence, raws, asked, took)
 

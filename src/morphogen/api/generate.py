@@ -37,7 +37,8 @@ def generate(
 
     `cond`: {"name": value} asked of all items (a table's column, a label, a caption). `given`: a file, or raw items, with
     unknown parts to fill. `sampling`: further fields of the family's Sampling. The item of (seed, index) never depends on
-    `n` or `batch` (tiles in flight; memory only). Raises UsageError, DataError, FormatError.
+    `n` or `batch` (checked, but without effect for now: tiles are drawn one after another).
+    Raises UsageError, DataError, FormatError.
     """
     watch = watch or Watch()
     folder = run if isinstance(run, Run) else Run.load(run)

@@ -49,7 +49,7 @@ def generate(
     temperature
         Below 1 is safer, above 1 is wilder, for families that choose tokens.
     batch
-        Tiles in flight: changes memory and speed, never the result.
+        Tiles in flight. Tiles are drawn one after another for now, so this changes nothing yet.
     device
         auto, cpu, cuda or mps.
     force
