@@ -75,6 +75,44 @@ class Features(Protocol):
     def features(self, raws: Sequence[Raw]) -> np.ndarray: ...
 
 
+@runtime_checkable
+class Derives(Protocol):
+    """Computes what can be said of an item from the item itself: to train on, to ask for, and to check outputs by.
+
+    `derived`: name -> one line in words. `derive`: one dict a raw item; None where a value cannot be had.
+    """
+
+    derived: ClassVar[dict[str, str]]
+
+    def derive(self, raws: Sequence[Raw], names: Sequence[str]) -> list[dict[str, Any]]: ...
+
+
+@runtime_checkable
+class Faults(Protocol):
+    """Says what to keep of a faulty item: None = no fault. Later attempts (0, 1, ...) keep less."""
+
+    def faults(self, raw: Raw, attempt: int) -> Given | None: ...
+
+
+class Grammar(Protocol):
+    """Left-to-right legality of token strings. States are immutable values.
+
+    `allowed(state, left)`: (V,) bool, never all False, such that a legal ending within `left` positions (this one counted)
+    always remains.
+    """
+
+    def start(self) -> Any: ...
+    def allowed(self, state: Any, left: int) -> np.ndarray: ...
+    def advance(self, state: Any, token: int) -> Any: ...
+
+
+@runtime_checkable
+class HasGrammar(Protocol):
+    """`grammar()` is None when strings of this codec need none (every string is legal) or none is known."""
+
+    def grammar(self) -> Grammar | None: ...
+
+
 # -------------------------------------------------------------- device side
 @dataclass
 class Cond:
