@@ -21,11 +21,15 @@ Tree: TypeAlias = "Tensor | dict[str, Any]"
 # ---------------------------------------------------------------- host side
 @dataclass(frozen=True)
 class Item:
-    """One thing of the user's. `cond`: what is said about it. `group`: items of one group stay on one side of a split."""
+    """One thing of the user's. `cond`: what is said about it. `group`: items of one group stay on one side of a split.
+
+    `source`: the file, or file and row, it was read from; for people.
+    """
 
     raw: Raw
     cond: dict[str, Any] = field(default_factory=dict)
     group: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,13 @@ class Faults(Protocol):
     """Says what to keep of a faulty item: None = no fault. Later attempts (0, 1, ...) keep less."""
 
     def faults(self, raw: Raw, attempt: int) -> Given | None: ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """Names the parts of an item that a person knows, with the sum of what each got (`parts` in the sample's own layout)."""
+
+    def explain(self, raw: Raw, parts: Sample) -> list[tuple[str, float]]: ...
 
 
 class Grammar(Protocol):
@@ -164,6 +175,20 @@ class LogProb:
 
 
 @dataclass
+class Oddity:
+    """How unlike what was learned each row is. `views` (B, K): one or more looks at it, higher = odder, each in its own unit.
+
+    `parts`: the share of single numbers or tokens, in the layout of `Batch.x`, where there is one. `size` (B,): how many
+    tokens were looked at, where rows differ in that. `kind`: what the views are made of.
+    """
+
+    views: Tensor
+    kind: Literal["exact", "bound", "estimate", "reconstruction"]
+    parts: Tensor | None = None
+    size: Tensor | None = None
+
+
+@dataclass
 class Request:
     """What to draw: n = len(key). `cond` and `given` are batched tensors in the conditions' / the family's Space."""
 
@@ -201,7 +226,8 @@ class Bridge(Protocol):
     """Space -> Space in batches on the device (an nn.Module).
 
     `volume(x)`: (B,) to add to log p(encoded x) so that it is log p(x); None = not comparable.
-    `given`: None when known values do not pass through.
+    `given`: None when known values do not pass through. `parts`: numbers for each element of the target, summed for the
+    elements of the source they came from; None when no element is the source's own.
     """
 
     source: Space
@@ -211,6 +237,7 @@ class Bridge(Protocol):
     def encode(self, x: Tree, mask: Tensor | None = None) -> tuple[Tree, Tensor | None]: ...
     def decode(self, x: Tree, keys: Tensor) -> Tree: ...
     def given(self, given: Given) -> Given | None: ...
+    def parts(self, each: Tensor) -> Tree | None: ...
     def volume(self, x: Tree) -> Tensor | None: ...
 
 
@@ -250,6 +277,31 @@ class HasLatent(Protocol):
 
     def encode(self, x: Tensor) -> Tensor: ...
     def decode(self, z: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasOddity(Protocol):
+    """A family's own way to say how odd a row is, where that is better than its log-probability, or there is none.
+
+    A row's answer does not depend on its neighbours; draws are named by `batch.key`.
+    """
+
+    def oddity(self, batch: Batch) -> Oddity: ...
+
+
+@runtime_checkable
+class Inverts(Protocol):
+    """Rows <-> numbers (B, ...) whose blends are rows again; `redraw(invert(x))` is x, as well as the family can."""
+
+    def invert(self, batch: Batch) -> Tensor: ...
+    def redraw(self, z: Tensor, cond: dict[str, Tensor]) -> Tensor: ...
+
+
+@runtime_checkable
+class Varies(Protocol):
+    """Rows near given ones: `level` 0 is as near as the family comes, 1 a draw of its own. Draws are named by `batch.key`."""
+
+    def vary(self, batch: Batch, level: float) -> Tensor: ...
 
 
 @runtime_checkable

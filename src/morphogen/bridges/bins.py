@@ -107,6 +107,10 @@ class Bins(nn.Module):
         known = given.known.expand(-1, *self.shape)
         return Given(self._ids(given.x), self._flat(known))
 
+    def parts(self, each: Tensor) -> Tensor:
+        """(B, L) a number for each token -> the same for each number of the sample."""
+        return each.view(-1, *self.space, self.channels).movedim(-1, 1)
+
     def volume(self, x: Any) -> Tensor:
         """(B,) minus the log widths of the bins; a coordinate with one level counts as certain (0)."""
         width = self.edges[:, 1:] - self.edges[:, :-1]

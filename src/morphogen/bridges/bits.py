@@ -53,6 +53,10 @@ class AnalogBits(nn.Module):
         known = given.known[:, None].expand(-1, self.bits, -1).unflatten(2, self.shape)
         return Given(self.encode(given.x)[0], known)
 
+    def parts(self, each: Tensor) -> Tensor:
+        """(B, bits, *shape) a number for each bit -> their sum for each token, (B, L)."""
+        return each.flatten(2).sum(1)
+
     def volume(self, x: Any) -> None:
         """None: a density around the corners of a cube is no probability of an id."""
         return None

@@ -73,6 +73,10 @@ class Learned(nn.Module):
         """None: known values do not pass through."""
         return None
 
+    def parts(self, each: Tensor) -> None:
+        """None: a latent number belongs to no one place of the data."""
+        return None
+
     def volume(self, x: Any) -> Tensor | None:
         """None: log-probabilities of latents are not comparable with those of data."""
         return None

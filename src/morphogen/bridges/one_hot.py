@@ -70,6 +70,10 @@ class OneHot(nn.Module):
         known = [given.known[name].expand(-1, width) for (name, _), width in zip(self.fields, self.widths)]
         return Given(self.encode(given.x)[0], torch.cat(known, 1))
 
+    def parts(self, each: Tensor) -> dict[str, Tensor]:
+        """(B, D) a number for each coordinate -> their sum for each field, (B, 1)."""
+        return {name: part.sum(1, keepdim=True) for (name, _), part in zip(self.fields, each.split(self.widths, 1))}
+
     def volume(self, x: Any) -> None:
         """None: a density over one-hot corners and spread mass points is no probability of a row."""
         return None

@@ -105,6 +105,10 @@ class Serialise(nn.Module):
             known += [given.known[name]] * (1 + two)
         return Given(self.encode(given.x)[0], torch.cat(known, 1))
 
+    def parts(self, each: Tensor) -> dict[str, Tensor]:
+        """(B, L) a number for each token -> their sum for each field, (B, 1)."""
+        return {name: each[:, at : at + 1 + two].sum(1, keepdim=True) for name, at, _, _, two in self._walk()}
+
     def volume(self, x: Any) -> Tensor:
         """(B,) minus the log width of each number's place; 0 for words and mass points."""
         total = torch.zeros(len(next(iter(x.values()))), device=next(iter(x.values())).device)
