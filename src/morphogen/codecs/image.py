@@ -108,7 +108,7 @@ class ImageCodec:
                 cond.setdefault("label", classes[path])
             if said:
                 cond.setdefault("caption", said)
-            yield Item(raw, cond, group or group_of(raw))
+            yield Item(raw, cond, group or group_of(raw), listing.name_of(path))
         self.notes += [f"{count:,} {note}" for note, count in found.items()]
         self.skips.check(len(paths))
 

@@ -93,7 +93,7 @@ class TableCodec:
                     self.skips.add(place, why)
                 else:
                     good += 1
-                    yield Item(row, {}, group_of(row))
+                    yield Item(row, {}, group_of(row), str(place))
         self.skips.check(good + self.skips.count)
 
     def _count(self, tables: list[F.Source], listing: Listing) -> None:
@@ -322,6 +322,12 @@ class TableCodec:
                 there = np.array([s[column.companion][0] == 0 for s in samples]) if column.companion else np.ones(len(x), bool)
                 parts.append((np.where(there, x - column.mean, 0.0) / column.std)[:, None])
         return np.concatenate(parts, 1).astype(np.float32)
+
+    def explain(self, raw: dict[str, Any], parts: dict[str, Any]) -> list[tuple[str, float]]:
+        """("column = value", sum over its fields)."""
+        each = {name: float(np.sum(part)) for name, part in parts.items()}
+        learned = [c for c in self.columns if c.learned]
+        return [(f"{c.name} = {C.cell(c, raw.get(c.name))}", each.get(c.name, 0.0) + each.get(c.companion or "", 0.0)) for c in learned]
 
     def size_of(self, raw: dict[str, Any]) -> tuple[int, str]:
         """(learned columns, "column")."""

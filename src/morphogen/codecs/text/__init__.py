@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -117,7 +117,7 @@ class TextCodec:
         raws, cuts = passages.entries(text, shape, packed if shape == "prose" else entry)
         if cuts:
             self.notes.append(f"{cuts:,} entries longer than {entry:,} bytes were cut in pieces")
-        return [Item(raw, {}, _block(name, i, len(raws)) if alone else name) for i, raw in enumerate(raws)], shape
+        return [Item(raw, {}, _block(name, i, len(raws)) if alone else name, f"{name}:{i + 1}") for i, raw in enumerate(raws)], shape
 
     def _read_lines(self, file: Path, name: str, budget: int) -> list[Item]:
         rows: list[tuple[str, dict[str, Any], str]] = []
@@ -132,7 +132,9 @@ class TextCodec:
             cond, group = said_about(row)
             parts = [text] if len(to_bytes(text)) <= budget else passages.packed(text, budget)
             rows += [(part, cond, group) for part in parts]
-        return [Item(text, cond, group or _block(name, i, len(rows))) for i, (text, cond, group) in enumerate(rows)]
+        return [
+            Item(text, cond, group or _block(name, i, len(rows)), f"{name}:{i + 1}") for i, (text, cond, group) in enumerate(rows)
+        ]
 
     def _without_leaks(self, items: list[Item]) -> Iterator[Item]:
         """Exact copies join the group of the first, so that a split cannot put the same text on both sides."""
@@ -145,7 +147,7 @@ class TextCodec:
         elif copies:
             self.notes.append(f"{copies:,} of {len(items):,} items are exact copies of others: what repeats is learned by heart")
         for item in items:
-            yield item if item.group == first[item.raw] else Item(item.raw, item.cond, first[item.raw])
+            yield item if item.group == first[item.raw] else replace(item, group=first[item.raw])
 
     def _budget(self, total: int) -> tuple[int, int]:
         """Bytes of (a packed passage, an entry)."""
@@ -234,6 +236,17 @@ class TextCodec:
     def preview(self, raws: Sequence[str]) -> dict[str, Any]:
         """For people to look at."""
         return {"kind": "text", "texts": list(raws)}
+
+    def explain(self, raw: str, parts: Any) -> list[tuple[str, float]]:
+        """(word, sum over its tokens) from left to right; an `<end>` where the end was looked at too."""
+        out: list[tuple[bytes, float]] = []
+        for token, part in zip(self.encode(raw).tolist(), np.asarray(parts).tolist()):
+            piece = self.tokeniser.pieces[token] if token < self.tokeniser.size else b"<end>"
+            if not out or piece == b"<end>" or (piece[:1].isspace() and not out[-1][0][-1:].isspace()):
+                out.append((piece, part))
+            else:
+                out[-1] = (out[-1][0] + piece, out[-1][1] + part)
+        return [(piece.decode("utf-8", "replace").strip() or "blank", part) for piece, part in out]
 
     def features(self, raws: Sequence[str]) -> np.ndarray:
         """(N, 256) float32 of length 1 each (0 for an empty text)."""
