@@ -190,7 +190,10 @@ class Oddity:
 
 @dataclass
 class Request:
-    """What to draw: n = len(key). `cond` and `given` are batched tensors in the conditions' / the family's Space."""
+    """What to draw: n = len(key). `cond` and `given` are batched tensors in the conditions' / the family's Space.
+
+    `grammar`: families that write from left to right choose legal tokens only; others leave it unread.
+    """
 
     key: Tensor
     cond: dict[str, Tensor] = field(default_factory=dict)
@@ -198,6 +201,7 @@ class Request:
     length: int | None = None
     sampling: Any = None
     adapter: str | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass

@@ -17,6 +17,7 @@ from morphogen.nets.build import build_net, resolve
 from morphogen.nets.conditioner import Conditioner
 from morphogen.nets.transformer import KVCache
 from morphogen.sampling.choice import Choice, choice_of, choose_token, legal, until_end
+from morphogen.sampling.grammar import Guide, guide_of
 from morphogen.sampling.guidance import guided
 from morphogen.spaces import Space, Tokens, describe
 
@@ -109,16 +110,18 @@ def write(state: Writing, request: Request, space: Tokens, choice: Choice) -> It
     open_until = open_until.amax(1)  # a sample cannot end before what is known of it
     if end is not None:
         ended = (x[:, :fixed] == end).any(1)
-    at = fixed
-    feed = x[:, :fixed]
+    guide = guide_of(request.grammar, len(keys), end)
+    for i in range(fixed if guide else 0):
+        guide.advance(x[:, i], limit - i, space.vocab)  # type: ignore[union-attr]
+    at, feed = fixed, x[:, :fixed]
     while at < limit and not (end is not None and bool(ended.all())):
-        logits = legal(state.step(feed), space, at)
-        if end is not None:
-            logits[:, end] = logits[:, end].masked_fill(open_until > at, -torch.inf)
+        logits = _allowed(legal(state.step(feed), space, at), guide, limit - at, end, (open_until > at, known[:, at]))
         token = choose_token(logits, keys, at, choice, x[:, :at] if choice.repetition != 1 else None)
         if end is not None:
             token = torch.where(ended, end, token)
         x[:, at] = token = torch.where(known[:, at], x[:, at], token)
+        if guide:
+            guide.advance(token, limit - at, space.vocab)
         if end is not None:
             ended = ended | (token == end)
         feed, at = token[:, None], at + 1
@@ -128,6 +131,24 @@ def write(state: Writing, request: Request, space: Tokens, choice: Choice) -> It
         x[:, at:] = end
         x = F.pad(x, (0, space.length - limit), value=end)
     yield Partial(x, x.shape[1], 1.0, True)
+
+
+def _allowed(logits: Tensor, guide: Guide | None, left: int, end: int | None, ahead: tuple[Tensor, Tensor]) -> Tensor:
+    """Logits (B, V) under the grammar, without `end` in rows that know more. `ahead`: (something known follows, known here).
+
+    What is known outranks the grammar: a row that could only end although more of it is known is let go.
+    """
+    out = logits if guide is None else guide.mask(logits, left)
+    if end is None:
+        return out
+    more, here = ahead
+    is_end = torch.arange(out.shape[1], device=out.device) == end
+    shut = out.masked_fill(more[:, None] & is_end, -torch.inf)
+    stuck = more & ~here & ~(shut > -torch.inf).any(1)
+    if guide is not None and bool(stuck.any()):
+        guide.release(stuck)
+        shut = torch.where(stuck[:, None], logits.masked_fill(is_end, -torch.inf), shut)
+    return shut
 
 
 def _limit(request: Request, space: Tokens) -> tuple[int, Given | None]:
@@ -163,6 +184,7 @@ class Autoregressive(nn.Module):
 
     recipe: ClassVar[dict[str, float]] = {"lr": 3e-3}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
+    prefills: ClassVar[bool] = True  # a known beginning is read in one pass, so rows of one tile must know equally much
 
     Config, Sampling = AutoregressiveConfig, AutoregressiveSampling
 

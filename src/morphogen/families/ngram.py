@@ -21,6 +21,7 @@ from morphogen.families.buffers import adopt
 from morphogen.families.common import counted, stepwise
 from morphogen.families.labels import ignored_names, label_names, said
 from morphogen.sampling import draws
+from morphogen.sampling.grammar import guide_of
 from morphogen.spaces import Space, Tokens
 
 ORDERS = (3, 4, 5, 6, 7)
@@ -278,8 +279,10 @@ class Ngram(nn.Module):
         code = self._code(request.cond, request.key)
         out = torch.full((n, self.space.length if end is not None else length), end or 0, dtype=torch.int64, device=request.key.device)
         ended, given = torch.zeros(n, dtype=torch.bool, device=out.device), request.given
+        guide = guide_of(request.grammar, n, end)
         for i in range(length):
             logits = self._distribution(out[:, :i], code).log()
+            logits = guide.mask(logits, length - i) if guide else logits
             if sampling.temperature > 0:
                 token = draws.choose(logits / sampling.temperature, request.key, "token", i)
             else:
@@ -289,6 +292,8 @@ class Ngram(nn.Module):
             if given is not None:
                 token = torch.where(given.known[:, i], given.x[:, i], token)
             out[:, i] = token
+            if guide:
+                guide.advance(token, length - i, self.space.vocab)
             if end is not None:
                 ended |= token == end
             last = i + 1 == length or (bool(ended.all()) and not (given is not None and bool(given.known[:, i + 1:].any())))

@@ -58,6 +58,7 @@ class Seq2Seq(nn.Module):
 
     recipe: ClassVar[dict[str, float]] = {"lr": 2e-3}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
+    prefills: ClassVar[bool] = True  # a known beginning is read in one pass, so rows of one tile must know equally much
 
     Config, Sampling = Seq2SeqConfig, Seq2SeqSampling
 
