@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
+from threading import Event
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from morphogen.contracts import Batch, Given, HasLatent, HasLogProb, Partial, Raw, Request, Sample
+from morphogen.contracts import Batch, Given, HasGrammar, HasLatent, HasLogProb, Partial, Raw, Request, Sample
 from morphogen.errors import UsageError
 from morphogen.spaces import Array, Record, Space, Tokens
 
@@ -151,44 +154,96 @@ class Model:
         keys: Tensor,
         *,
         cond: dict[str, Sequence[Any]] | None = None,
-        given: Sequence[Raw] | None = None,
+        given: Sequence[Raw | Given] | None = None,
         sampling: Any = None,
         length: int | None = None,
+        strict: bool = False,
     ) -> Iterator[tuple[Tensor, Partial, Callable[[], list[Raw]]]]:
         """Draw one item a key, tile by tile: (row numbers, Partial, function that decodes these rows now).
 
-        Raises UsageError when known values are asked of a model that cannot take them.
+        `given`: raw items with unknown parts, or Given in the codec's layout. `strict`: under the codec's grammar, where
+        there is one and the family writes in the codec's own Space. Raises UsageError when known values are asked of a
+        model that cannot take them.
         """
+        for tile in self._tiles(keys, cond, given, sampling, length, strict):
+            yield from tile()
+
+    def _tiles(
+        self,
+        keys: Tensor,
+        cond: dict[str, Sequence[Any]] | None = None,
+        given: Sequence[Raw | Given] | None = None,
+        sampling: Any = None,
+        length: int | None = None,
+        strict: bool = False,
+    ) -> list[Callable[[], Iterator[tuple[Tensor, Partial, Callable[[], list[Raw]]]]]]:
+        """The pieces of a drawing call. Each may be drawn at any time, in any order and beside others."""
         self.eval()
         keys, conditions, sampling = keys.to(self.device), self.cond(cond), sampling or self.family.Sampling()
         known = self._given(given)
         inner = self.given_inward(known)
         if known is not None and (inner is None or self.family.infill == "none"):
             raise UsageError("this model cannot keep known values", remedy="train with --family masked, diffusion, flow or cart")
-        for start in range(0, len(keys), self.tile):
-            rows = torch.arange(start, min(start + self.tile, len(keys)), device=self.device)
+        grammar = self.grammar() if strict else None
+
+        def draw(rows: Tensor) -> Iterator[tuple[Tensor, Partial, Callable[[], list[Raw]]]]:
             i = torch.cat([rows, rows[:1].expand(self.tile - len(rows))])
             part_given = None if inner is None else Given(pick(inner.x, i), pick(inner.known, i))
-            request = Request(keys[i], pick(conditions, i), part_given, length, sampling)
+            request = Request(keys[i], pick(conditions, i), part_given, length, sampling, grammar=grammar)
             outer = None if known is None else Given(pick(known.x, i), pick(known.known, i))
             for part in self.family.stream(request):
-                n = len(rows)
-                yield rows, part, lambda z=part.x, i=i, n=n, outer=outer: self._raws(z, keys[i], outer, n)
+                yield rows, part, lambda z=part.x: self._raws(z, keys[i], outer, len(rows))
 
-    def generate(self, keys: Tensor, *, progress: Callable[[float], None] | None = None, **options: Any) -> list[Raw]:
-        """Drain `stream`: one raw item a key, in order. `progress` is told the finished share."""
-        out: list[Raw] = []
-        for rows, part, raws in self.stream(keys, **options):
-            if progress:
-                progress((len(out) + part.progress * len(rows)) / len(keys))
-            if part.done:
-                out.extend(raws())
+        everything = torch.arange(len(keys), device=self.device)
+        groups = [everything] if inner is None or not getattr(self.family, "prefills", False) else _alike(everything, inner.known)
+        return [partial(draw, rows) for group in groups for rows in group.split(self.tile)]
+
+    def generate(self, keys: Tensor, *, progress: Callable[[float], None] | None = None, batch: int = 1, **options: Any) -> list[Raw]:
+        """Drain `stream`: one raw item a key, in order. `progress` is told the finished share.
+
+        `batch`: tiles in flight, each in a thread of its own. Shapes stay those of one tile, so the items stay the same.
+        """
+        tiles = self._tiles(keys, **options)
+        out: list[Raw] = [None] * len(keys)
+        done, stop = 0, Event()
+
+        def drain(tile: Callable[[], Iterator[Any]], tell: bool) -> int:
+            rows: Any = ()
+            for rows, part, raws in tile():
+                if stop.is_set():
+                    return 0
+                if progress and tell:
+                    progress((done + part.progress * len(rows)) / len(keys))
+                if part.done:
+                    for row, raw in zip(rows.tolist(), raws(), strict=True):
+                        out[row] = raw
+            return len(rows)
+
+        if min(batch, len(tiles)) < 2:
+            for tile in tiles:
+                done += drain(tile, True)
+            return out
+        with ThreadPoolExecutor(min(batch, len(tiles))) as pool:
+            waiting = [pool.submit(drain, tile, False) for tile in tiles]
+            try:
+                for finished in as_completed(waiting):
+                    done += finished.result()
+                    if progress:
+                        progress(done / len(keys))
+            except BaseException:  # an error, or the user's ^C: tiles in flight stop at their next step
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
         return out
 
-    def _given(self, given: Sequence[Raw] | None) -> Given | None:
+    def grammar(self) -> Any:
+        """The codec's grammar where the family writes in the codec's own Space, else None."""
+        return self.codec.grammar() if isinstance(self.codec, HasGrammar) and not len(self.bridges) else None
+
+    def _given(self, given: Sequence[Raw | Given] | None) -> Given | None:
         if given is None:
             return None
-        parts = [self.codec.given(raw) for raw in given]
+        parts = [raw if isinstance(raw, Given) else self.codec.given(raw) for raw in given]
         if isinstance(self.codec.space, Tokens):  # open ends differ in length: unknown positions follow
             length = self.codec.space.length
             x, known = np.zeros((len(parts), length), np.int64), np.zeros((len(parts), length), bool)
@@ -261,6 +316,12 @@ class Model:
     def parameters(self) -> int:
         """Trained numbers in the family (buffers of classical families counted too)."""
         return sum(p.numel() for p in self.family.parameters()) or sum(b.numel() for b in self.family.buffers())
+
+
+def _alike(rows: Tensor, known: Tensor) -> list[Tensor]:
+    """Rows in groups that know equally many positions in front: a tile's shapes follow from its rows alone, not from who is beside."""
+    lead = known.long().cumprod(1).sum(1)
+    return [rows[lead == n] for n in lead.unique().tolist()]
 
 
 def _same_shape(x: Any, y: Any) -> bool:
