@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from morphogen.sampling import draws
 from morphogen.spaces import Array
 from morphogen.training import checkpoint
 from morphogen.training.data import Dataset, order
+from morphogen.training.lanes import Lanes
 from morphogen.training.optim import TrainConfig, rate
 from morphogen.training.split import split
 from morphogen.training.trainer import Diverged, Trainer
@@ -85,8 +87,28 @@ def test_windows_equal_one_batch(windows: int) -> None:
     torch.testing.assert_close(weights(one), weights(many), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
-def test_resume_is_bit_equal(tmp_path: Path, keep: str) -> None:
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_lanes_equal_one_batch_whatever_the_threads(lanes: int) -> None:
+    one, many, again = make(lanes=1), make(lanes=lanes, windows=2), make(lanes=lanes, windows=2)
+    for _ in range(7):
+        one.step(), many.step(), again.step()
+    torch.testing.assert_close(weights(one), weights(many), rtol=1e-5, atol=1e-6)
+    assert torch.equal(weights(many), weights(again)), "sums are taken in the order of lanes, not of their ends"
+
+
+def test_lanes_share_weights_and_buffers_but_no_gradients() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    other = Lanes(module, 2).modules[1]
+    assert all(p.data_ptr() == q.data_ptr() for p, q in zip(module.parameters(), other.parameters(), strict=True))
+    assert all(p is q for p, q in zip(module.buffers(), other.buffers(), strict=True))
+    other(torch.ones(3, 2)).sum().backward()
+    assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize(("keep", "optimiser"), [("last", "adamw"), ("best", "adamw"), ("last", "muon")])
+def test_resume_is_bit_equal(tmp_path: Path, keep: str, optimiser: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("morphogen.training.muon.EDGE", 3)  # the net here is all edges otherwise
+    make = partial(globals()["make"], keep=keep, optimiser=optimiser)
     whole = make(keep=keep)
     whole.run()
     first = make(keep=keep)

@@ -163,6 +163,7 @@ class _Job:
         import torch
 
         from morphogen.training.data import Dataset
+        from morphogen.training.lanes import lanes_for
         from morphogen.training.optim import batch_size
 
         with torch.random.fork_rng(devices=[]):
@@ -172,6 +173,8 @@ class _Job:
         if not self.plan.training.batch:
             length = None if dataset.lengths is None else float(dataset.lengths.double().mean())
             self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length))
+        if not self.plan.training.lanes:
+            self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes_for(self.device))
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
             self.record(model, data, bridge, cond)

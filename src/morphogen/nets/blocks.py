@@ -23,6 +23,12 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
+def edge(module: nn.Module) -> nn.Module:
+    """The same module, marked as an end of its net: its rows or columns are data, not features, and are trained as such."""
+    module.edge = True  # type: ignore[assignment]
+    return module
+
+
 def quiet(module: nn.Module, gain: float = 0.3) -> nn.Module:
     """The same module with outputs of deviation about `gain` for inputs of deviation 1.
 

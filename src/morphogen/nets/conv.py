@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from morphogen.config import NetConfig
 from morphogen.contracts import Cond
 from morphogen.errors import UsageError
-from morphogen.nets.blocks import conv, patchify, unpatchify, zero
+from morphogen.nets.blocks import conv, edge, patchify, unpatchify, zero
 from morphogen.spaces import Array, describe
 
 COARSEST = 4  # an encoder to a vector stops halving an axis at this extent
@@ -102,7 +102,7 @@ class ConvEncoder(nn.Module):
         path, widths, patch = _plan(config, source, target)
         rank, depth = len(source.shape) - 1, config.depth or 1
         self.path, self.patch = path, patch
-        self.enter = conv(rank, int(source.shape[0] or 1) * patch**rank, widths[0])
+        self.enter = edge(conv(rank, int(source.shape[0] or 1) * patch**rank, widths[0]))
         self.levels = nn.ModuleList(nn.ModuleList(Residual(w, rank, cond, config.dropout) for _ in range(depth)) for w in widths)
         self.down = nn.ModuleList(conv(rank, a, b, 1) for a, b in pairwise(widths))
         self.vector = len(target.shape) == 1
@@ -139,7 +139,7 @@ class ConvDecoder(nn.Module):
         self.enter: nn.Module = nn.Linear(entering, prod(self.first)) if self.vector else conv(rank, entering, widths[0])
         self.levels = nn.ModuleList(nn.ModuleList(Residual(w, rank, cond, config.dropout) for _ in range(depth)) for w in widths)
         self.up = nn.ModuleList(conv(rank, a, b, 1) for a, b in pairwise(widths))
-        self.leave = conv(rank, widths[-1], out * patch**rank)
+        self.leave = edge(conv(rank, widths[-1], out * patch**rank))
 
     def forward(self, x: Tensor, *, time: Tensor | None = None, cond: Cond | None = None, given: object = None,
                 mask: Tensor | None = None, cache: object = None) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from morphogen.config import NetConfig
 from morphogen.contracts import Cond, Given
-from morphogen.nets.blocks import Embedding, FiLM, quiet, zero
+from morphogen.nets.blocks import Embedding, FiLM, edge, quiet, zero
 
 
 class Block(nn.Module):
@@ -40,9 +40,9 @@ class MLP(nn.Module):
         self.has_given = given
         emb = width if cond or time else 0
         self.embedding = Embedding(emb, cond=cond, time=time) if emb else None
-        self.inp = nn.Linear(n * (3 if given else 1), width)
+        self.inp = edge(nn.Linear(n * (3 if given else 1), width))
         self.blocks = nn.ModuleList(Block(width, emb=emb, dropout=config.dropout) for _ in range(config.depth))
-        self.out = nn.Linear(width, out)
+        self.out = edge(nn.Linear(width, out))
         if time:
             zero(self.out)
 

@@ -249,7 +249,7 @@ class Vocabulary(nn.Module):
 
     def __init__(self, vocab: int, out: int, width: int, tied: bool) -> None:
         super().__init__()
-        self.out = out
+        self.out, self.edge = out, True
         self.weight = nn.Parameter(torch.randn(vocab, width) * 0.02)
         # the start or mask id has an embedding and no logit, hence one row more than columns
         self.head = None if tied and 0 <= vocab - out <= 1 else nn.Parameter(torch.randn(out, width) * width**-0.5)

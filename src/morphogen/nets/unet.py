@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from morphogen.config import NetConfig
 from morphogen.contracts import Cond, Given
-from morphogen.nets.blocks import CrossAttention, Down, Embedding, ResBlock, SelfAttention, Up, conv, norm, patchify, unpatchify, zero
+from morphogen.nets.blocks import CrossAttention, Down, Embedding, ResBlock, SelfAttention, Up, conv, edge, norm, patchify, unpatchify, zero
 
 ATTEND = 256  # self-attention where a level has at most this many positions: its cost grows with their square
 
@@ -33,7 +33,7 @@ class UNet(nn.Module):
         widths = [width] + [2 * width] * (config.levels - 1)
         emb = 4 * width if cond or time else 0
         self.embedding = Embedding(emb, cond=cond, time=time) if emb else None
-        self.inp = conv(rank, channels * cell * (3 if given else 1), width)
+        self.inp = edge(conv(rank, channels * cell * (3 if given else 1), width))
 
         def blocks(n_in: int, out: int) -> ResBlock:
             return ResBlock(rank, n_in, out, emb=emb, dropout=config.dropout)
@@ -60,7 +60,7 @@ class UNet(nn.Module):
                 at = widths[level - 1]
                 self.ups.append(Up(rank, w, at))
         self.depth, self.levels = config.depth, config.levels
-        self.norm, self.out = norm(at), zero(conv(rank, at, (target[0] or 1) * cell))
+        self.norm, self.out = norm(at), edge(zero(conv(rank, at, (target[0] or 1) * cell)))
 
     def _positions(self, shape: tuple[int | None, ...], levels: int) -> int:
         """Positions of the lowest level; a ragged axis counts as too many."""

@@ -2,8 +2,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from morphogen.contracts import Phase
 from morphogen.spaces import Array, Space, Tokens
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +22,10 @@ class TrainConfig:
     "Items a step; 0: sized to the data (about 4,096 tokens, or 32 to 128 pictures or rows)."
     windows: int = 1
     "Micro-batches a step is split into, to save memory; the gradient is the same."
+    lanes: int = 0
+    "Parts of a batch worked on at once, one thread each; 0: one a core on a processor, else 1."
+    optimiser: str = "adamw"
+    "adamw, or muon: orthogonal updates of hidden matrices (the rest by AdamW)."
     lr: float = 1e-3
     "Peak learning rate."
     betas: tuple[float, float] = (0.9, 0.99)
@@ -56,6 +66,33 @@ def rate(config: TrainConfig, step: int) -> float:
     total = max(1, config.steps)
     warm, cool = max(1.0, config.warmup * total), max(1.0, config.cooldown * total)
     return min(1.0, (step + 1) / warm, max(0.0, (total - step) / cool))
+
+
+def optimisers(config: TrainConfig, phase: Phase, family: nn.Module, params: dict[str, nn.Parameter], shares: int) -> list[Optimizer]:
+    """One phase's optimisers, to be stepped in any order or at once. Muon's matrices are dealt out in `shares` of like cost.
+
+    Raises UsageError for an unknown name.
+    """
+    from torch.optim import AdamW
+
+    from morphogen.errors import UsageError, suggest
+    from morphogen.training.muon import Muon, is_hidden
+
+    if config.optimiser not in ("adamw", "muon"):
+        raise UsageError(f"unknown optimiser '{config.optimiser}'", remedy=suggest(config.optimiser, ("adamw", "muon")))
+    hidden = {k: p for k, p in params.items() if config.optimiser == "muon" and is_hidden(family, k, p)}
+    rest = [p for k, p in params.items() if k not in hidden]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    lr, out = config.lr * phase.lr, []
+    if rest:
+        out.append(AdamW([g for g in groups if g["params"]], lr=lr, betas=phase.betas or config.betas, eps=1e-8, foreach=True))
+    by_cost = sorted(hidden.values(), key=lambda p: -p.numel() * min(p.flatten(1).shape))
+    for share in range(min(shares, len(by_cost))):
+        out.insert(0, Muon(by_cost[share::shares], lr, weight_decay=config.weight_decay))
+    return out
 
 
 def ema_decay(config: TrainConfig) -> float:

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from morphogen.contracts import Adapts, Batch, Calibrates
+from morphogen.contracts import Adapts, Batch, Calibrates, Loss
 from morphogen.errors import Interrupted, MorphogenError
 from morphogen.model import Model, to
 from morphogen.sampling import draws
 from morphogen.training import checkpoint
 from morphogen.training.data import Dataset, order
 from morphogen.training.ema import EMA
-from morphogen.training.optim import TrainConfig, ema_decay, rate
+from morphogen.training.lanes import Lanes, lanes_for
+from morphogen.training.optim import TrainConfig, ema_decay, optimisers, rate
 
 Log = dict[str, Any]
 
@@ -43,17 +44,11 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         trainable = {k: p for k, p in self.family.named_parameters() if p.requires_grad}
         self.params = {ph.name: {k: p for k, p in trainable.items() if k.startswith(ph.params)} for ph in self.family.phases}
-        self.optimisers = {ph.name: self._optimiser(ph) for ph in self.family.phases}
+        lanes = config.lanes or lanes_for(model.device)
+        self.config = config = dataclasses.replace(config, lanes=lanes)
+        self.lanes = Lanes(self.family, lanes)
+        self.optimisers = {ph.name: optimisers(config, ph, self.family, self.params[ph.name], lanes) for ph in self.family.phases}
         self.ema = EMA(self.family, ema_decay(config)) if config.ema else None
-
-    def _optimiser(self, phase: Any) -> torch.optim.Optimizer:
-        params = self.params[phase.name]
-        groups = [
-            {"params": [p for p in params.values() if p.ndim > 1], "weight_decay": self.config.weight_decay},
-            {"params": [p for p in params.values() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        lr = self.config.lr * phase.lr
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=phase.betas or self.config.betas, eps=1e-8, foreach=True)
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -65,14 +60,20 @@ class Trainer:
                 self.ema.module.load_state_dict(self.model.family.state_dict())
 
     # ---------------------------------------------------------------- one step
-    def windows(self) -> list[Batch]:
+    def windows(self) -> list[list[Batch]]:
+        """This step's batch in parts: for each lane, its windows one after another."""
         ids, keys, weight = order(self.data.n, self.config.batch, self.seed, self.steps, self.data.lengths)
-        w = self.config.windows
-        return [self.data.batch(ids[i::w], keys[i::w], weight[i::w]) for i in range(w)]
+        n = self.config.lanes * self.config.windows
+
+        def share(lane: int) -> list[Batch]:
+            parts = [slice(i, None, n) for i in range(lane, min(n, len(ids)), self.config.lanes)]
+            return [self.data.batch(ids[part], keys[part], weight[part]) for part in parts]
+
+        return self.lanes.map(share, range(len(self.lanes)))
 
     def step(self) -> Log:
         """One optimiser step for each phase; returns mean losses. A step whose loss is not finite changes nothing and is counted."""
-        self.family.train()
+        self.lanes.train()
         batches, log, stats = self.windows(), {}, {}
         factor = rate(self.config, self.steps)
         for phase in self.family.phases:
@@ -80,14 +81,14 @@ class Trainer:
                 continue
             params = self.params[phase.name]
             for name, others in self.params.items():
-                for p in others.values():
-                    p.requires_grad_(name == phase.name)
+                for p in others:
+                    self.lanes.require(p, name == phase.name)
             total, weight, parts = self._backward(batches, phase.name, stats)
             log.update({k: float(v / weight) for k, v in {phase.name: total, **parts}.items()})
             self._apply(phase, params, float(weight), factor, log, finite=bool(torch.isfinite(total)))
         for others in self.params.values():
-            for p in others.values():
-                p.requires_grad_(True)
+            for p in others:
+                self.lanes.require(p, True)
         self.steps += 1
         if isinstance(self.family, Adapts):
             self.family.after_step(self.steps, self.steps / max(1, self.config.steps), stats)
@@ -95,20 +96,27 @@ class Trainer:
             self.ema.update(self.steps)
         return {"step": self.steps, "lr": self.config.lr * factor, **log}
 
-    def _backward(self, batches: list[Batch], phase: str, stats: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _backward(self, batches: list[list[Batch]], phase: str, stats: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        def work(module: nn.Module, mine: list[Batch]) -> list[Loss]:
+            losses = []
+            for batch in mine:
+                loss = module(batch, phase)
+                loss.total.backward()
+                losses.append(dataclasses.replace(loss, total=loss.total.detach()))
+            return losses
+
         total = weight = torch.zeros((), device=self.model.device)
         parts: dict[str, Tensor] = {}
-        for batch in batches:
-            loss = self.family(batch, phase)
-            loss.total.backward()
-            total, weight = total + loss.total.detach(), weight + loss.weight.detach()
+        for loss in [loss for lane in self.lanes.map(work, self.lanes.modules, batches) for loss in lane]:
+            total, weight = total + loss.total, weight + loss.weight.detach()
             for into, new in ((parts, loss.parts), (stats, loss.stats)):
                 for k, v in new.items():
                     into[k] = into[k] + v if k in into else v
+        self.lanes.gather()
         return total, weight, parts
 
     def _apply(self, phase: Any, params: dict[str, nn.Parameter], weight: float, factor: float, log: Log, *, finite: bool) -> None:
-        optimiser = self.optimisers[phase.name]
+        optimisers = self.optimisers[phase.name]
         grads = [p.grad for p in params.values() if p.grad is not None]
         for grad in grads:
             grad.mul_(1 / max(weight, 1e-9))
@@ -126,10 +134,12 @@ class Trainer:
             self._bad = 0
             if self.config.clip:
                 torch.nn.utils.clip_grads_with_norm_(params.values(), self.config.clip, norm)
-            for group in optimiser.param_groups:
-                group["lr"] = self.config.lr * phase.lr * factor
-            optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+            for optimiser in optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = self.config.lr * phase.lr * factor
+            self.lanes.each(lambda optimiser: optimiser.step(), optimisers)
+        for p in params.values():
+            p.grad = None
 
     # ---------------------------------------------------------------- the held-out loss, and keeping the best
     @torch.no_grad()
@@ -193,7 +203,6 @@ class Trainer:
     def seconds_per_step(self, budget: float) -> float:
         """Measure a step on a copy of the state: about `budget` seconds, at least 2 steps. Nothing of the run changes."""
         weights = {k: v.detach().clone() for k, v in self.family.state_dict().items()}
-        states = {k: _clone(o.state_dict()) for k, o in self.optimisers.items()}
         config, self.config = self.config, dataclasses.replace(self.config, steps=10**9)
         start, times = time.monotonic(), []
         while len(times) < 2 or (time.monotonic() - start < budget and len(times) < 2000):
@@ -203,9 +212,8 @@ class Trainer:
             times.append(time.perf_counter() - begun)
         self.config, self.steps, self.skipped, self._bad = config, 0, 0, 0
         self.family.load_state_dict(weights)
-        for k, o in self.optimisers.items():
-            o.load_state_dict(states[k])
-            o.state.clear()
+        for optimiser in [o for group in self.optimisers.values() for o in group]:
+            optimiser.state.clear()
         if self.ema:
             self.ema.module.load_state_dict(self.family.state_dict())
         settled = times[1:] if len(times) < 6 else times[2:]  # the first ones warm up caches
@@ -218,9 +226,9 @@ class Trainer:
         if self.ema:
             tensors |= {f"ema/{k}": v for k, v in self.ema.module.state_dict().items()}
         tensors |= {f"best/{k}": v for k, v in self.best.items()}
-        for name, optimiser in self.optimisers.items():
+        for name, group in self.optimisers.items():
             for k, p in self.params[name].items():
-                for field, value in optimiser.state.get(p, {}).items():
+                for field, value in next((o.state[p] for o in group if p in o.state), {}).items():
                     tensors[f"optim/{name}/{field}/{k}"] = value
         best = self.best_loss if math.isfinite(self.best_loss) else None
         facts = {"steps": self.steps, "skipped": self.skipped, "best_loss": best, "seed": self.seed, "total": self.config.steps}
@@ -243,18 +251,11 @@ class Trainer:
             name, field, param = key.split("/")
             parameter = self.params[name][param]
             device = "cpu" if field == "step" else parameter.device
-            self.optimisers[name].state[parameter][field] = to(value, device)
+            owner = next(o for o in self.optimisers[name] if any(p is parameter for g in o.param_groups for p in g["params"]))
+            owner.state[parameter][field] = to(value, device)
         return warnings
 
 
 def due(step: int, times: int, steps: int) -> bool:
     """Whether one of `times` evenly spread occasions falls on `step` (1 .. steps); the last one on the last step."""
     return step * times // steps != (step - 1) * times // steps
-
-
-def _clone(tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        return tree.clone()
-    if isinstance(tree, dict):
-        return {k: _clone(v) for k, v in tree.items()}
-    return [_clone(v) for v in tree] if isinstance(tree, list) else tree

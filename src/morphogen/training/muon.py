@@ -1,0 +1,57 @@
+"""Muon: momentum whose matrices are made orthogonal, so that every direction of a layer learns at the same speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EDGE = 16  # matrices with a side below this are the ends of a net (a few channels in or out): nothing to orthogonalise
+
+
+class Muon(torch.optim.Optimizer):
+    """W <- W - lr (0.2 sqrt(max(m, n)) O + weight_decay W), O the orthogonal factor of the Nesterov momentum of the gradient.
+
+    Jordan et al. 2024; the factor 0.2 sqrt(max(m, n)) gives updates the size AdamW's have, so that one rate serves both
+    (Liu et al. 2025, "Muon is scalable"). Convolutions are matrices of (out, everything else). State: `momentum`.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(p)
+                mean = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonal(p.grad.lerp(mean, group["momentum"]).flatten(1))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.view_as(p), alpha=-0.2 * group["lr"] * max(update.shape) ** 0.5)
+
+
+def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
+    """About U V' of g = U S V' (m, n), by `steps` of the quintic Newton-Schulz iteration: singular values end in 0.7 .. 1.2.
+
+    X <- a X + (b A + c A A) X with A = X X' and Jordan's coefficients, on the smaller side.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = g.mT if g.shape[0] > g.shape[1] else g
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if g.shape[0] > g.shape[1] else x
+
+
+def is_hidden(module: nn.Module, name: str, p: nn.Parameter) -> bool:
+    """Whether Muon suits a parameter: a matrix or convolution inside the net; not an embedding and not at the net's ends."""
+    owner = module.get_submodule(name.rpartition(".")[0])
+    return p.ndim > 1 and not isinstance(owner, nn.Embedding) and not getattr(owner, "edge", False) and min(p.flatten(1).shape) >= EDGE
