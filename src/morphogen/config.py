@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,3 +77,9 @@ def help_of(module: str, cls: str) -> dict[str, tuple[str, str]]:
                     doc = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
                     out[item.target.id] = (ast.unparse(item.value) if item.value else "", str(doc))
     return out
+
+
+def cores() -> int:
+    """Processor cores this process may use, at most 8: beyond that, memory is what is short."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, here))

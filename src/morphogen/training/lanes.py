@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import nn
+
+from morphogen.config import cores
 
 
 class Lanes:
@@ -71,8 +72,7 @@ def shared(module: nn.Module) -> nn.Module:
 
 def lanes_for(device: str | torch.device) -> int:
     """One lane a core, at most 8; one on other devices."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores)) if torch.device(device).type == "cpu" else 1
+    return cores() if torch.device(device).type == "cpu" else 1
 
 
 def _one_thread() -> None:
