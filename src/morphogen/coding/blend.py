@@ -18,9 +18,9 @@ from morphogen.coding.logistic import COUNTS, LIMIT, NEW_STATE, ONE, counted_sta
 
 NODES = 16
 LONG = 24  # longest match that is told from longer ones
-NEAR = 5  # tokens that find a match
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 RATE = 18
+BATCH = 4
 
 
 class Coder(Protocol):
@@ -72,18 +72,18 @@ class Blend:
         self.offset = (sizes.cumsum() - sizes)[:, None]
         self.table = np.full(int(sizes.sum()), NEW_STATE, np.uint16)
         self.inputs = self.orders + 2 + told
-        self.weights = np.full(((self.orders + 1) * 4 * len(self.chunks), self.inputs), 20000.0)
-        self.weights[:, -1] = 0
+        self.weights = np.full((len(self.chunks), (self.orders + 1) * 4, self.inputs), 20000.0)
+        self.weights[:, :, -1] = 0
         if told:
-            self.weights[:, -3] = 50000
+            self.weights[:, :, -3] = 50000
+        self.near = 5 if self.depth <= 8 else 3  # tokens that find a match
         self.hits = np.stack([2 + np.arange(LONG + 1), np.full(LONG + 1, 2)])
-        self.matches = Matches(0, 0, 0)
+        self.matches = Matches(0, 0, 0, self.near)
 
     def begin(self, rows: int, length: int, before: int) -> None:
         """Fresh rows of `length` tokens; `before` stands where nothing was."""
         self.rows = rows
-        self.matches = Matches(rows, length, before)
-        self.told_rows = np.arange(rows)
+        self.matches = Matches(rows, length, before, self.near)
 
     # -------------------------------------------------------------- contexts
     def _hashes(self) -> np.ndarray:
@@ -123,58 +123,81 @@ class Blend:
     # ---------------------------------------------------------------- coding
     def symbol(self, coder: Coder, given: np.ndarray | None, symbols: np.ndarray | None) -> np.ndarray:
         """Code one token of every row. `given` (R, V + 1): running sums of its weights, if told. Returns the tokens (R,)."""
-        hashes, guess, length = self._hashes(), *self.matches.look()
-        value, left, k = np.zeros(self.rows, np.int64), self.depth, self.orders
-        alive = guess >= 0
+        guess, length = self.matches.look()
         chance = self.hits[0] * ONE // (self.hits[0] + self.hits[1])
         trust = stretch(chance)
         trust[0] = 0
-        trust = trust[length]
-        right = []
+        turn = Turn(guess, length, trust[length], (length > 0) * 1 + (length > 15) + (length >= LONG), self.depth)
+        hashes, value = self._hashes(), np.zeros(self.rows, np.int64)
         for c, digits in enumerate(self.chunks):
-            base, node = self._slot(hashes, c, value), np.ones(self.rows, np.int64)
-            inputs, errors = np.empty((digits, self.inputs, self.rows)), np.empty((digits, 1, self.rows))
-            inputs[:, -1] = 256
-            known = (self.table[base + 1] & (COUNTS - 1) > 0).sum(0)
-            chosen = (known * 4 + alive * ((length > 0) * 1 + (length > 15) + (length >= LONG))) * len(self.chunks) + c
-            weights = self.weights[chosen].T
-            for i in range(digits):
-                left -= 1
-                place, x = base + node, inputs[i]
-                old = self.table[place]
-                np.subtract(old >> 4, 2048.0, out=x[:k])
-                expected = (guess >> left) & 1
-                np.multiply(trust * alive, 2 * expected - 1, out=x[-2])
-                if given is not None:
-                    x[-3] = _told(given, value, left)
-                dot = np.einsum("nr,nr->r", weights, x)
-                p = squash_table()[(dot * 2.0**-16).astype(np.int64).clip(-LIMIT, LIMIT) + LIMIT]
-                bit = coder.code(p, None if symbols is None else (symbols >> left) & 1)
-                errors[i, 0] = (bit << 16) - p
-                self.table[place] = next_states()[old + (bit << 16)]
-                agree = bit == expected
-                right.append((alive, agree))
-                alive = alive & agree
-                value, node = 2 * value + bit, 2 * node + bit
-            self._learn(chosen, (inputs * errors).sum(0), digits)
-        for was, agree in right:
+            value = self._chunk(coder, hashes, value, (c, digits), (turn, given, symbols))
+        for i, agree in enumerate(turn.agree):
+            was = turn.alive[i]
             self.hits[0] += np.bincount(length[was & agree], minlength=LONG + 1)
             self.hits[1] += np.bincount(length[was & ~agree], minlength=LONG + 1)
         value = np.minimum(value, self.vocab - 1)
         self.matches.push(value, guess)
         return value
 
-    def _learn(self, chosen: np.ndarray, gradient: np.ndarray, digits: int) -> None:
+    def _chunk(self, coder: Coder, hashes: np.ndarray, value: np.ndarray, which: tuple[int, int], about: tuple) -> np.ndarray:
+        """Code up to four digits; the weights are chosen at their beginning and moved at their end."""
+        (c, digits), (turn, given, symbols) = which, about
+        k, squashed, following = self.orders, squash_table(), next_states()
+        base, node = self._slot(hashes, c, value), 1
+        inputs, errors = np.empty((digits, self.inputs, self.rows)), np.empty((digits, 1, self.rows))
+        inputs[:, -1] = 256
+        old = self.table[base + 1]
+        alive = turn.alive[-1]
+        chosen = ((old & (COUNTS - 1)) > 0).sum(0) * 4 + turn.kind * alive
+        weights = self.weights[c][chosen].T
+        for i in range(digits):
+            left, x, place = turn.left - 1, inputs[i], base + node
+            old = self.table[place]
+            np.subtract(old >> 4, 2048.0, out=x[:k])
+            expected = (turn.guess >> left) & 1
+            np.multiply(turn.trust * alive, 2 * expected - 1, out=x[-2])
+            if given is not None:
+                x[-3] = _told(given, value, left)
+            dot = np.einsum("nr,nr->r", weights, x)
+            dot *= 2.0**-16
+            dot += LIMIT
+            p = squashed.take(dot.astype(np.int64), mode="clip")
+            bit = coder.code(p, None if symbols is None else (symbols >> left) & 1)
+            high = bit << 16
+            np.subtract(high, p, out=errors[i, 0])
+            self.table[place] = following[old + high]
+            agree = bit == expected
+            alive = alive & agree
+            turn.left = left
+            turn.agree.append(agree)
+            turn.alive.append(alive)
+            value, node = 2 * value + bit, 2 * node + bit
+        inputs *= errors
+        self._learn(self.weights[c], chosen, inputs.sum(0), digits)
+        return value
+
+    def _learn(self, weights: np.ndarray, chosen: np.ndarray, gradient: np.ndarray, digits: int) -> None:
         """Move the weights each row used; rows that used the same ones share a step."""
-        onehot = (np.arange(len(self.weights))[:, None] == chosen).astype(np.float64)
-        count = onehot.sum(1, keepdims=True) * digits
-        self.weights += np.floor_divide(onehot @ gradient.T, float(1 << RATE) * np.maximum(1, count // 4))
+        sets = len(weights)
+        step = float(1 << RATE) * np.maximum(1, np.bincount(chosen, minlength=sets) * digits // BATCH)
+        for i, part in enumerate(gradient):
+            weights[:, i] += np.floor_divide(np.bincount(chosen, part, sets), step)
+
+
+class Turn:
+    """What one token's coding carries along: the match's guess, how far it is trusted, and whether it held so far."""
+
+    def __init__(self, guess: np.ndarray, length: np.ndarray, trust: np.ndarray, kind: np.ndarray, left: int) -> None:
+        self.guess, self.length, self.trust, self.kind, self.left = guess, length, trust, kind, left
+        self.alive: list[np.ndarray] = [guess >= 0]
+        self.agree: list[np.ndarray] = []
 
 
 class Matches:
     """All rows' tokens so far, and where each row has seen its last few before."""
 
-    def __init__(self, rows: int, length: int, before: int) -> None:
+    def __init__(self, rows: int, length: int, before: int, near: int) -> None:
+        self.near = near
         self.at, self.width = LONG, LONG + length
         self.seen = np.full((rows, self.width), before, np.int64)
         self.flat = self.seen.reshape(-1)
@@ -190,8 +213,8 @@ class Matches:
 
     def look(self) -> tuple[np.ndarray, np.ndarray]:
         """(R,) the token each row's match foretells (-1: none) and how long the match is, 0 to LONG."""
-        if self.at >= LONG + NEAR:
-            key = ((self.past(NEAR).astype(np.uint64) + np.uint64(1)) * constants(NEAR, 5)).sum(1) * _MIX
+        if self.at >= LONG + self.near:
+            key = ((self.past(self.near).astype(np.uint64) + np.uint64(1)) * constants(self.near, 5)).sum(1) * _MIX
             key = (key >> self.shift).astype(np.int64)
             here = self.first + self.at
             which = np.flatnonzero((self.pointer < 0) & (self.found[key] >= 0))
@@ -199,7 +222,7 @@ class Matches:
                 other = self.found[key[which]]
                 back = np.arange(1, LONG + 1)
                 same = (self.flat[here[which][:, None] - back] == self.flat[other[:, None] - back]).cumprod(1).sum(1)
-                good = same >= NEAR
+                good = same >= self.near
                 self.pointer[which[good]], self.length[which[good]] = other[good], same[good]
             self.found[key] = here
         alive = self.pointer >= 0
@@ -217,6 +240,7 @@ class Matches:
 def _told(given: np.ndarray, value: np.ndarray, left: int) -> np.ndarray:
     """Log-odds that the next digit is 1, by running sums of weights (R, V + 1)."""
     rows, last = np.arange(len(given)), given.shape[1] - 1
-    low, middle, high = (given[rows, np.minimum(v, last)] for v in (value << (left + 1), (2 * value + 1) << left, (value + 1) << (left + 1)))
+    edges = (value << (left + 1), (2 * value + 1) << left, (value + 1) << (left + 1))
+    low, middle, high = (given[rows, np.minimum(edge, last)] for edge in edges)
     total = np.maximum(1, high - low)
     return stretch(np.clip((high - middle) * ONE // total, 0, ONE - 1))

@@ -20,6 +20,7 @@ from morphogen.families import smoothing
 from morphogen.families.buffers import adopt
 from morphogen.families.common import counted, stepwise
 from morphogen.families.labels import ignored_names, label_names, said
+from morphogen.families.ngram_steps import Portable
 from morphogen.sampling import draws
 from morphogen.sampling.grammar import guide_of
 from morphogen.spaces import Space, Tokens
@@ -109,6 +110,11 @@ class Ngram(nn.Module):
     def order(self) -> int:
         """The longest run counted (0 before fit)."""
         return len(self.sizes)
+
+    def portable(self) -> Portable:
+        """The fitted tables in whole numbers, for lossless coding that is the same on every machine."""
+        levels = [Level(*(t.detach().cpu() for t in level)) for level in self._levels()]
+        return Portable([(a.numpy(), b.numpy(), c.numpy(), d.numpy()) for a, b, c, d in levels], self.space)
 
     # ------------------------------------------------------------- contexts
     def _code(self, cond: dict[str, Tensor], keys: Tensor) -> Tensor:

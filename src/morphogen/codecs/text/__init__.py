@@ -200,6 +200,26 @@ class TextCodec:
         ids = np.asarray(x).tolist()
         return self.tokeniser.text(ids[: ids.index(self.space.end)] if self.space.end in ids else ids)
 
+    # what lossless coding asks for: a file as one running text
+    @property
+    def seam(self) -> int:
+        """The token between items of a running text: a new line."""
+        return self.tokeniser.ids("\n")[0]
+
+    def tokens_of(self, data: bytes) -> np.ndarray | None:
+        """(n,) ids that `bytes_of` turns back into exactly these bytes; None when there are none (word pieces need UTF-8)."""
+        if self.tokeniser.content is None:
+            return np.frombuffer(data, np.uint8).astype(np.int64)
+        try:
+            ids = np.array(self.tokeniser.ids(data.decode()), np.int64)
+        except UnicodeDecodeError:
+            return None
+        return ids if self.bytes_of(ids) == data else None
+
+    def bytes_of(self, ids: Any) -> bytes:
+        """The bytes of a running text."""
+        return b"".join(self.tokeniser.pieces[i] for i in np.asarray(ids).tolist())
+
     def given(self, raw: str) -> Given:
         """A text is a beginning with an open end. `<mask>` is one unknown token, `<mask:12>` twelve; then the end is closed.
 
