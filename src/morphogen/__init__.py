@@ -4,10 +4,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["compare", "evaluate", "generate", "inspect", "list_", "load", "replay", "train"]
+__all__ = ["compare", "compress", "decompress", "evaluate", "generate", "inspect", "list_", "load", "replay", "train"]
 
 if TYPE_CHECKING:
-    from morphogen.api import compare, evaluate, generate, inspect, list_, load, replay, train
+    from morphogen.api import compare, compress, decompress, evaluate, generate, inspect, list_, load, replay, train
 
 
 def __getattr__(name: str) -> Any:

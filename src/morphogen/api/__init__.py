@@ -1,8 +1,9 @@
 """The verbs as plain functions; the command line is a thin skin over them."""
 from morphogen.api.compare import compare
+from morphogen.api.compress import compress, decompress
 from morphogen.api.evaluate import evaluate
 from morphogen.api.generate import generate, replay
 from morphogen.api.inspect import inspect, list_, load
 from morphogen.api.train import train
 
-__all__ = ["compare", "evaluate", "generate", "inspect", "list_", "load", "replay", "train"]
+__all__ = ["compare", "compress", "decompress", "evaluate", "generate", "inspect", "list_", "load", "replay", "train"]
