@@ -105,6 +105,13 @@ class Explains(Protocol):
     def explain(self, raw: Raw, parts: Sample) -> list[tuple[str, float]]: ...
 
 
+@runtime_checkable
+class Identifies(Protocol):
+    """`identity(raw)` is equal for one thing written in different ways (a canonical form); copies are counted by it."""
+
+    def identity(self, raw: Raw) -> str: ...
+
+
 class Grammar(Protocol):
     """Left-to-right legality of token strings. States are immutable values.
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from morphogen.config import cores
 from morphogen.contracts import Batch, Given, HasGrammar, HasLatent, HasLogProb, Partial, Raw, Request, Sample
 from morphogen.errors import UsageError
 from morphogen.spaces import Array, Record, Space, Tokens
@@ -198,43 +199,48 @@ class Model:
         groups = [everything] if inner is None or not getattr(self.family, "prefills", False) else _alike(everything, inner.known)
         return [partial(draw, rows) for group in groups for rows in group.split(self.tile)]
 
-    def generate(self, keys: Tensor, *, progress: Callable[[float], None] | None = None, batch: int = 1, **options: Any) -> list[Raw]:
+    def generate(self, keys: Tensor, *, progress: Callable[[float], None] | None = None, batch: int = 0, **options: Any) -> list[Raw]:
         """Drain `stream`: one raw item a key, in order. `progress` is told the finished share.
 
-        `batch`: tiles in flight, each in a thread of its own. Shapes stay those of one tile, so the items stay the same.
+        `batch`: tiles in flight, each in a thread of its own; 0: one a core. Shapes stay those of one tile, so the items
+        stay the same.
         """
+        batch = batch or (cores() if self.device.type == "cpu" else 1)
         tiles = self._tiles(keys, **options)
         out: list[Raw] = [None] * len(keys)
-        done, stop = 0, Event()
+        shares, stop, lock = dict.fromkeys(range(len(tiles)), 0.0), Event(), Lock()
 
-        def drain(tile: Callable[[], Iterator[Any]], tell: bool) -> int:
-            rows: Any = ()
-            for rows, part, raws in tile():
+        def drain(number: int) -> None:
+            for rows, part, raws in tiles[number]():
                 if stop.is_set():
-                    return 0
-                if progress and tell:
-                    progress((done + part.progress * len(rows)) / len(keys))
+                    return
+                with lock:
+                    shares[number] = part.progress * len(rows)
+                    if progress:
+                        progress(sum(shares.values()) / len(keys))
                 if part.done:
                     for row, raw in zip(rows.tolist(), raws(), strict=True):
                         out[row] = raw
-            return len(rows)
 
-        if min(batch, len(tiles)) < 2:
-            for tile in tiles:
-                done += drain(tile, True)
+        if self.device.type != "cpu" and batch < 2:
+            for number in shares:
+                drain(number)
             return out
-        with ThreadPoolExecutor(min(batch, len(tiles))) as pool:
-            waiting = [pool.submit(drain, tile, False) for tile in tiles]
+        # one thread a tile: sums then never depend on how many cores there are
+        with ThreadPoolExecutor(max(1, min(batch, len(tiles))), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting = [pool.submit(drain, number) for number in shares]
             try:
                 for finished in as_completed(waiting):
-                    done += finished.result()
-                    if progress:
-                        progress(done / len(keys))
+                    finished.result()
             except BaseException:  # an error, or the user's ^C: tiles in flight stop at their next step
                 stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
         return out
+
+    def keeps(self, given: Given) -> bool:
+        """Whether known values of this layout (the codec's, one item) reach the family, which can fill around them."""
+        return self.family.infill != "none" and self.given_inward(self._given([given])) is not None
 
     def grammar(self) -> Any:
         """The codec's grammar where the family writes in the codec's own Space, else None."""

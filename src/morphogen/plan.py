@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.config import SIZES, make
-from morphogen.contracts import Item
+from morphogen.contracts import Derives, Item
 from morphogen.errors import DataError, UsageError, suggest
 from morphogen.registry import PRESETS, entries, resolve
 from morphogen.spaces import Record, describe
@@ -75,7 +76,8 @@ def read(
     listing = scan(data)
     name, why = (codec, "as asked") if codec else claim(listing)
     kind = resolve("codec", name)
-    first = {"first": tuple(cond)} if cond and "first" in getattr(kind.Config, "__dataclass_fields__", {}) else {}
+    own = tuple(c for c in cond if c not in getattr(kind, "derived", {}))
+    first = {"first": own} if own and "first" in getattr(kind.Config, "__dataclass_fields__", {}) else {}
     reader = kind(make(kind.Config, {**(config or {}), **first}, "codec."))
     items = list(reader.read(listing))
     reader.skips.check(len(items) + reader.skips.count)
@@ -95,28 +97,36 @@ def make_plan(
     cond: Sequence[str] = (),
     options: dict[str, dict[str, Any]] | None = None,
     parent: Any = None,
+    like: Plan | None = None,
 ) -> Plan:
     """Decide everything. `options`: {"codec" | "family" | "net" | "training": {field: value}} override what is derived.
 
-    `parent`: the Run whose latent is to be modelled; its codec is used as it is.
+    `parent`: the Run whose latent is to be modelled; its codec is used as it is. `like`: a plan of the same data and
+    conditions, whose items and split are taken over instead of read again.
     """
     options = options or {}
     _check_numbers(size, minutes, steps)
     codec_options = dict(options.get("codec", {}))
     if parent is not None:
         codec_options = {**parent.recipe["codec"].get("config", {}), **codec_options}
-    listing, name, why, codec, items = read(data, parent.recipe["codec"]["name"] if parent else None, codec_options, cond)
+    if like is not None:
+        listing, name, why, codec, items = like.listing, like.codec.name, "as before", like.codec, like.items
+    else:
+        listing, name, why, codec, items = read(data, parent.recipe["codec"]["name"] if parent else None, codec_options, cond)
     defaults = defaults_of(name)
-    fields = _own_fields(items, cond)
+    fields = _own_fields(codec, items, cond)
     if parent is not None:
         from morphogen.files import read_json
 
         codec.load(read_json(parent.path / "codec" / "state.json"))
-    else:
+    elif like is None:
         codec.fit(items)
-    conditions, notes = _conditions(items, () if fields else cond)
+    asked = [ALIASES.get(c, c) for c in cond if c not in fields]
+    items, worked_out = derive(codec, items, asked)
+    conditions, notes = _conditions(codec, items, asked)
+    notes = worked_out + notes
     items = [item for item in items if all(item.cond.get(k) is not None for k in conditions)]
-    train, held = split(items, seed)
+    train, held = (like.train, like.held_out) if like is not None else split(items, seed)
     picked_family, because = _family(family, defaults, len(items), parent, getattr(codec.space, "size", 0), minutes, steps)
     if picked_family == "ngram" and getattr(codec.config, "tokens", "") == "auto" and parent is None:
         codec = _rebuild(codec, items, {**codec_options, "tokens": "bytes"})  # counts want letters, not word pieces
@@ -152,19 +162,37 @@ def _rebuild(codec: Any, items: list[Item], config: dict[str, Any]) -> Any:
     return fresh
 
 
-def _own_fields(items: list[Item], cond: Sequence[str]) -> tuple[str, ...]:
+def _own_fields(codec: Any, items: list[Item], cond: Sequence[str]) -> tuple[str, ...]:
     """A table's condition is one of its own columns: asking for it makes known values (`Given`), not a condition."""
-    if not isinstance(items[0].raw, dict):
+    if not isinstance(codec.space, Record) or not isinstance(items[0].raw, dict):
         return ()
+    elsewhere = {*getattr(codec, "derived", {}), *items[0].cond}
     for name in cond:
-        if name not in items[0].raw:
-            raise UsageError(f"no column '{name}'", remedy=suggest(name, items[0].raw))
-    return tuple(cond)
+        if name not in items[0].raw and name not in elsewhere:
+            raise UsageError(f"no column '{name}'", remedy=suggest(name, [*items[0].raw, *elsewhere]))
+    return tuple(name for name in cond if name not in elsewhere)
 
 
-def _conditions(items: list[Item], cond: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def derive(codec: Any, items: list[Item], names: Sequence[str]) -> tuple[list[Item], list[str]]:
+    """Items with what the codec can work out of them, for names they do not carry themselves; and what was done, in words.
+
+    A value the data say is believed, also where it is missing in some items.
+    """
+    wanted = [n for n in names if n in getattr(codec, "derived", {}) and not any(item.cond.get(n) is not None for item in items)]
+    if not wanted or not isinstance(codec, Derives):
+        return items, []
+    begun = time.monotonic()
+    found = codec.derive([item.raw for item in items], wanted)
+    took = time.monotonic() - begun
+    lines = [f"{n}: {codec.derived[n]}, worked out of each item" for n in wanted]
+    if took > 5:
+        lines[-1] += f" ({took:.0f} s)"
+    return [replace(item, cond={**item.cond, **more}) for item, more in zip(items, found, strict=True)], lines
+
+
+def _conditions(codec: Any, items: list[Item], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """name -> kind of each condition. Without a wish, class labels are used when nearly every item has one."""
-    names = [ALIASES.get(c, c) for c in cond]
+    names = list(names)
     if not names and items and "label" in items[0].cond:
         labels = [item.cond.get("label") for item in items]
         if 2 <= len(set(labels)) <= min(1000, len(items) // 2) and labels.count(None) <= 0.01 * len(items):
@@ -172,11 +200,11 @@ def _conditions(items: list[Item], cond: Sequence[str]) -> tuple[dict[str, str],
     out, notes = {}, []
     for name in names:
         values = [item.cond[name] for item in items if item.cond.get(name) is not None]
-        known = sorted({k for item in items[:1000] for k in item.cond})
+        known = sorted({k for item in items[:1000] for k in item.cond} | set(getattr(codec, "derived", {})))
         if not values:
-            raise UsageError(
-                f"the data have no '{name}' to condition on", remedy=suggest(name, known) if known else "they carry no labels or captions"
-            )
+            no = f"'{name}' could be worked out of no item" if name in getattr(codec, "derived", {}) else f"the data have no '{name}'"
+            remedy = suggest(name, [k for k in known if k != name]) if known else "they carry no labels or captions"
+            raise UsageError(no + " to condition on", remedy=remedy)
         if len(values) < len(items):
             notes.append(f"{len(items) - len(values)} items without '{name}' are left out")
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) and len(set(values)) > 20:
@@ -233,6 +261,8 @@ def _explain(plan: Plan, name: str, why: str, because: str, notes: list[str], fi
     if plan.conditions or fields:
         names = ", ".join(plan.conditions) or ", ".join(fields)
         plan.picked.append(f"conditions: {names} (generate with --cond {next(iter(plan.conditions or fields))}=…)")
+    elif getattr(codec, "derived", {}):
+        plan.picked.append("no conditions; --cond NAME works out and learns " + ", ".join(codec.derived))
     side = f"{len(plan.held_out):,} held out, whole groups" if plan.held_out else "nothing held out (too few): no honest yardstick"
     plan.picked.append(f"{len(plan.train):,} items to train on, {side}")
     if plan.family_config.get("net"):

@@ -22,6 +22,8 @@ CODECS = {
     "image": Entry(
         "morphogen.codecs.image:ImageCodec", "folders of PNG, JPEG, WebP, GIF, BMP pictures, with class folders, labels or captions"
     ),
+    "level": Entry("morphogen.codecs.level:LevelCodec", "game levels: Sokoban and other text grids, Tiled JSON maps; solved, mended, drawn"),
+    "music": Entry("morphogen.codecs.music:MusicCodec", "ABC tunes and MIDI files; writes ABC, MIDI, sound and piano rolls"),
     "table": Entry("morphogen.codecs.table:TableCodec", "CSV, Parquet or JSONL rows: numbers, categories, dates, missing values"),
     "text": Entry(
         "morphogen.codecs.text:TextCodec", "text files, folders of them or JSONL with a text field; bytes or trained byte-level BPE"
@@ -64,6 +66,10 @@ METRICS = {
     "rare": Entry("morphogen.evaluation.diversity:rare", "share of rare categories that come back, and how often"),
     "columns": Entry("morphogen.evaluation.diversity:columns", "shapes of a table's columns and the correlations between them"),
     "wording": Entry("morphogen.evaluation.diversity:wording", "variety, repetition and vocabulary of texts"),
+    "unique": Entry("morphogen.evaluation.diversity:unique", "share of outputs of tokens that no other output equals"),
+    "obedience": Entry(
+        "morphogen.evaluation.obedience:obedience", "asked conditions against those worked out of the outputs: rank correlation, agreement"
+    ),
     "copying": Entry("morphogen.evaluation.copying:copying", "distance to the nearest training item against that of held-out items"),
     "legal": Entry("morphogen.evaluation.quality:legal", "share of outputs that keep the data's own rules"),
 }

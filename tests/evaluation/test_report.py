@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import wave
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,7 +14,21 @@ from PIL import Image
 from morphogen.evaluation import svg
 from morphogen.evaluation.metric import Interval, Metric, measured
 from morphogen.evaluation.page import Command, Copies, Curves, Facts, Lines, Measures, Page, Row, Samples, Strips
-from morphogen.evaluation.report import card, clean, duration, picture, png_size, render, render_compare
+from morphogen.evaluation.report import (
+    AUDIO,
+    card,
+    clean,
+    data_uri,
+    duration,
+    picture,
+    picture_kind,
+    picture_size,
+    render,
+    render_compare,
+    shown,
+    singles,
+    strip,
+)
 
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>{{ 7 * 191 }}`|"
 VOID = {"meta", "img", "br", "line", "path", "circle", "link", "input"}
@@ -46,15 +61,25 @@ def check(html: str) -> Checker:
     checker = Checker()
     checker.feed(html)
     assert checker.open == [] and checker.scripts == 0
-    assert all(v.startswith("data:image/png;base64,") for v in checker.loads)
+    assert all(re.match(r"data:(image/(png|gif|webp)|audio/wav);base64,", v) for v in checker.loads)
     # the only address is the name space of nothing: no url(), no @import, no http
     assert not re.search(r"url\(|@import|https?://", html)
     return checker
 
 
-def png(size: int = 8) -> bytes:
+def png(size: int = 8, kind: str = "PNG", **options: object) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(np.zeros((size, size), np.uint8)).save(out, "PNG")
+    Image.fromarray(np.zeros((size, size), np.uint8)).save(out, kind, **options)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def wav(samples: int = 800) -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(8000)
+        file.writeframes(bytes(samples))
     return out.getvalue()
 
 
@@ -71,8 +96,11 @@ def whole_page() -> Page:
     images = {"kind": "image", "png": [png(), png(300)]}
     rows = {"kind": "table", "columns": ["a", EVIL], "rows": [[1, EVIL], [None, 2.5]]}
     words = {"kind": "text", "texts": [EVIL, "\u202eright to left\x00"]}
+    tunes = {"kind": "image", "png": [png(90, "GIF"), png(60, "WEBP")], "texts": [EVIL, "C major"], "audio": [wav(), b""]}
     return Page(title=EVIL, verdict=f"Good: {EVIL}. And more.\nA second finding.", date="2026-01-01", tone=EVIL, subtitle=EVIL, sections=[
         Lines(title=EVIL, lines=[EVIL, (EVIL, EVIL)]), Samples(title="s", preview=images, captions=[EVIL]),
+        Samples(title="a", preview=tunes, captions=[EVIL]), Copies(title="c", generated=tunes, nearest=tunes, distances=[0.1, 0.2]),
+        Strips(title="p", steps=[(1, tunes)]),
         Samples(title="t", preview=rows, note=EVIL), Samples(title="w", preview=words, captions=[EVIL, EVIL]),
         Strips(title="p", steps=[(10, images), (20, words)]),
         Measures(title="m", metrics=metrics()), Facts(title="f", facts={EVIL: EVIL, "n": 3}), Command(title="c", command=EVIL),
@@ -88,6 +116,30 @@ def test_a_page_is_self_contained_and_escapes_everything() -> None:
     assert "alert(&#39;x&#39;)" in html and "{{ 7 * 191 }}" in html and "1337" not in html
     assert "\x00" not in html and "\u202e" not in html
     assert "prefers-color-scheme: dark" in html and "A second finding." in html
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "lossless"])
+def test_kinds_and_sizes_of_pictures_are_read_from_their_bytes(kind: str) -> None:
+    data = png(37, "WEBP", lossless=True) if kind == "lossless" else png(37, kind)
+    assert picture_kind(data) == ("webp" if kind == "lossless" else kind.lower()) and picture_size(data) == (37, 37)
+    assert data_uri(data).startswith(f"data:image/{picture_kind(data)};base64,") and picture_size(data[:20]) == (0, 0)
+
+
+def test_no_vector_picture_enters_a_page() -> None:
+    assert picture_kind(b"<svg xmlns='x' onload='y'/>") == "" and data_uri(b"<svg/>").startswith("data:image/png")
+
+
+def test_sounds_get_players_and_stay_within_bounds() -> None:
+    tune = {"kind": "image", "png": [png(40)] * 3, "texts": ["one", "two"], "audio": [wav(), wav(AUDIO), wav()]}
+    items = shown(tune)["items"]
+    assert [bool(item["audio"]) for item in items] == [True, False, True] and [item["said"] for item in items] == ["one", "two", ""]
+    assert items[0]["audio"].startswith("data:audio/wav;base64,") and items[0]["width"] > shown({**tune, "audio": []})["items"][0]["width"]
+    assert [bool(item["audio"]) for item in strip(tune)["items"]] == [True, False, False]
+    assert [single["items"][0]["said"] for single in singles(tune)] == ["one", "two", ""]
+    html = render(Page(title="t", verdict="", date="", sections=[Samples(title="s", preview=tune)]))
+    check(html)
+    assert html.count("<audio controls") == 2 and "media-src data:" in html
+    assert "> two" in card(Page(title="t", verdict="", date="", sections=[Samples(title="s", preview=tune)]))
 
 
 def test_the_comparison_page_sets_off_the_winner() -> None:
@@ -114,7 +166,7 @@ def test_the_card_is_markdown_that_cannot_be_broken_out_of() -> None:
 
 
 def test_small_pictures_grow_by_whole_factors() -> None:
-    assert png_size(png(8)) == (8, 8) and png_size(b"no picture") == (0, 0)
+    assert picture_size(png(8)) == (8, 8) and picture_size(b"no picture") == (0, 0)
     small, large = picture(png(28)), picture(png(300))
     assert small["width"] == 112 and small["crisp"] and not large["crisp"] and large["width"] <= 224
 

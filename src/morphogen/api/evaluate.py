@@ -16,7 +16,7 @@ from morphogen.api.watching import default_cond, load_previews
 from morphogen.contracts import Item
 from morphogen.errors import DataError, MorphogenError
 from morphogen.files import check_output, write_json, write_text
-from morphogen.plan import Plan, defaults_of, make_plan, read
+from morphogen.plan import Plan, defaults_of, derive, make_plan, read
 from morphogen.registry import plugins, resolve
 from morphogen.run import Run
 
@@ -58,7 +58,7 @@ def evaluate(
     plan = plan_again(folder)
     train, held = plan.part(plan.train), plan.part(plan.held_out)
     if data is not None:
-        held = _other_data(folder, data)
+        held = _other_data(folder, plan, data)
     if not held:
         raise DataError(
             "nothing was held out: there are too few items", where=folder.recipe["data"]["path"], remedy="give other items with --data"
@@ -96,12 +96,13 @@ def plan_again(folder: Run) -> Plan:
     )
 
 
-def _other_data(folder: Run, data: Any) -> list[Item]:
+def _other_data(folder: Run, plan: Plan, data: Any) -> list[Item]:
     name = folder.recipe["codec"]["name"]
     config = {k: v for k, v in folder.recipe["codec"].get("config", {}).items() if k != "first"}
     items = read(data, name, config)[-1]
     needed = folder.recipe.get("conditions", {})
-    return [item for item in items if all(k in item.cond for k in needed)][:20000]
+    items, _ = derive(plan.codec, items[:20000], list(needed))
+    return [item for item in items if all(item.cond.get(k) is not None for k in needed)]
 
 
 def baseline_models(folder: Run, plan: Plan, watch: Watch, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -114,8 +115,7 @@ def baseline_models(folder: Run, plan: Plan, watch: Watch, names: Sequence[str] 
         wishes = recorded_wishes(folder.recipe)
         options = {"codec": wishes["options"]["codec"]}
         try:
-            own = make_plan(folder.recipe["data"]["path"], family=name, seed=plan.seed, cond=wishes["cond"], options=options)
-            own.train, own.held_out = plan.train, plan.held_out
+            own = make_plan(folder.recipe["data"]["path"], family=name, seed=plan.seed, cond=wishes["cond"], options=options, like=plan)
             out[name] = fitted_classical(own)
         except MorphogenError as error:  # a baseline that does not fit this data must not cost the report
             watch.say(f"baseline {name} left out: {error}", "warn")
@@ -193,8 +193,8 @@ def sample_sections(folder: Run, plan: Plan, judged: Judged, shown: int = 48) ->
     from morphogen.evaluation.page import Copies, Lines, Measures, Samples, Strips
 
     result, codec = judged.result, plan.codec
-    kind = codec.preview(judged.raws[:1])["kind"]
-    shown = {"image": shown, "table": 12}.get(kind, 6)
+    first = codec.preview(judged.raws[:1])
+    shown = 12 if first.get("audio") else {"image": shown, "table": 12}.get(first["kind"], 6)
     captions = [" ".join(str(v) for v in a.values()) for a in judged.asked[:shown]] if judged.evidence.conditions else []
     held = plan.part(plan.held_out)
     real = [item.raw for item in held[:: max(1, 2 * len(held) // shown)][: shown // 2]]  # spread over the set: classes lie together

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.api.common import Watch, check_count, device_of
+from morphogen.api.valid import draw_valid
 from morphogen.api.watching import default_cond
 from morphogen.errors import FormatError, UsageError, suggest
 from morphogen.files import check_output
 from morphogen.run import Run
-
-MANY = ".png"
 
 
 def generate(
@@ -25,6 +24,7 @@ def generate(
     seed: int = 0,
     cond: dict[str, Any] | None = None,
     given: str | Path | Sequence[Any] | None = None,
+    valid: bool = False,
     steps: int | None = None,
     guidance: float | None = None,
     batch: int | None = None,
@@ -36,9 +36,9 @@ def generate(
     """Draw `n` items and return them raw; with `out`, also write files people can open, each stamped with its origin.
 
     `cond`: {"name": value} asked of all items (a table's column, a label, a caption). `given`: a file, or raw items, with
-    unknown parts to fill. `sampling`: further fields of the family's Sampling. The item of (seed, index) never depends on
-    `n` or `batch` (checked, but without effect for now: tiles are drawn one after another).
-    Raises UsageError, DataError, FormatError.
+    unknown parts to fill. `valid`: items that break the codec's rules are repaired or drawn again, a few times; the
+    metadata mark those that still do. `sampling`: further fields of the family's Sampling. `batch`: tiles drawn side by
+    side. The item of (seed, index) never depends on `n` or `batch`. Raises UsageError, DataError, FormatError.
     """
     watch = watch or Watch()
     folder = run if isinstance(run, Run) else Run.load(run)
@@ -52,9 +52,7 @@ def generate(
     known: Any = _read_given(model, origin) if origin else given
     cond = dict(cond or {})
     plan = _Draw(model, seed, n, cond, known, sampling_of(model, {"steps": steps, "guidance": guidance, **(sampling or {})}))
-    raws = model.generate(
-        plan.keys, cond=plan.cond, given=plan.given, sampling=plan.sampling, progress=lambda share: watch.progress("drawing", share)
-    )
+    raws = plan.draw(valid, batch or 0, watch)
     watch.progress("drawing", 1.0)
     if hasattr(model.codec, "number"):
         raws = model.codec.number(raws)  # id columns are not learned: fresh ones are counted up
@@ -66,7 +64,8 @@ def generate(
             "n": n,
             "cond": {k: str(v) for k, v in cond.items()},
             "sampling": dataclasses.asdict(plan.sampling),
-            "given": _file_facts(origin, Path(out)),
+            "given": _file_facts(origin, Path(out)) if known is None or origin else {"items": len(known)},
+            **({"valid": True} if valid else {}),
             "tool": "morphogen",
             "version": folder.recipe.get("morphogen", ""),
         }
@@ -90,6 +89,20 @@ class _Draw:
         if columns:
             self.given = self._columns(columns, n)
         self.cond = default_cond(model, self.keys, own)
+        self.good: list[bool] | None = None
+
+    def draw(self, valid: bool = False, batch: int = 0, watch: Watch | None = None) -> list[Any]:
+        """The raw items, one a key; with `valid` those that keep the rules are known afterwards."""
+        watch = watch or Watch()
+        if not valid:
+            tell = lambda share: watch.progress("drawing", share)
+            return self.model.generate(
+                self.keys, cond=self.cond, given=self.given, sampling=self.sampling, batch=batch, progress=tell
+            )
+        raws, self.good = draw_valid(self.model, self.keys, self.cond, self.given, self.sampling, batch=batch, watch=watch)
+        if not all(self.good):
+            watch.say(f"{self.good.count(False)} of {len(raws)} still break a rule; their metadata say \"valid\": false", "warn")
+        return raws
 
     def _columns(self, columns: dict[str, Any], n: int) -> list[Any]:
         """A table is conditioned by saying some of its columns: they become known values."""
@@ -107,7 +120,8 @@ class _Draw:
     def meta(self) -> list[dict[str, Any]]:
         """What is known about each item, for metadata.jsonl."""
         n = len(self.keys)
-        return [{"seed": self.seed, "index": self.first + i, **{k: v[i] for k, v in (self.cond or {}).items()}} for i in range(n)]
+        said = [{"seed": self.seed, "index": self.first + i, **{k: v[i] for k, v in (self.cond or {}).items()}} for i in range(n)]
+        return said if self.good is None else [{**one, "valid": good} for one, good in zip(said, self.good, strict=True)]
 
 
 def condition_value(model: Any, name: str, value: Any) -> Any:
@@ -156,9 +170,14 @@ def _read_given(model: Any, path: str | Path) -> list[Any]:
 def _file_facts(path: str | Path | None, out: Path) -> dict[str, Any] | None:
     if path is None:
         return None
-    from morphogen.trust.provenance import hash_file
+    return {"file": os.path.relpath(Path(path).resolve(), out.resolve().parent), "sha256": _hash(Path(path))}
 
-    return {"file": os.path.relpath(Path(path).resolve(), out.resolve().parent), "sha256": hash_file(Path(path))}
+
+def _hash(path: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder."""
+    from morphogen.trust.provenance import hash_data, hash_file
+
+    return hash_file(path) if path.is_file() else hash_data(tuple(sorted(p for p in path.rglob("*") if p.is_file())), path)
 
 
 def write(model: Any, raws: list[Any], out: Path, meta: list[dict[str, Any]], facts: dict[str, Any], *, force: bool = False) -> list[Path]:
@@ -172,13 +191,28 @@ def write(model: Any, raws: list[Any], out: Path, meta: list[dict[str, Any]], fa
             raise UsageError("the folder was not written by generate; it is not overwritten", where=out, remedy="choose another name")
         shutil.rmtree(out)
     paths = model.codec.write(raws, out, meta)
-    pictures = [p for p in paths if p.suffix == MANY]
-    for i, path in enumerate(pictures):
-        stamp(path, {**facts, "run": os.path.join("..", facts["run"]) if path.parent == out else facts["run"], "index": meta[i]["index"]})
-    if not pictures:
-        for path in paths:
-            stamp(path, facts)
+    inside = {path for path in paths if path.resolve().parent == out.resolve()}
+    items = {path: number for path in inside if (number := _number(path)) is not None}
+    for path in paths:
+        # files are found again from where their stamp lies: a folder of files is a step further away
+        own = {**facts, "run": _further(facts["run"]), "given": _further(facts["given"])} if path in inside else facts
+        if path in items:
+            stamp(path, {**own, "index": meta[items[path]]["index"]})
+        elif not items or path.name != "metadata.jsonl":
+            stamp(path, own)
     return paths
+
+
+def _number(path: Path) -> int | None:
+    """Which item a file holds: 00002.png is the third; a file with another name holds several."""
+    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else None
+
+
+def _further(where: Any) -> Any:
+    """A path from one folder further down, alone or as the `file` of a dict."""
+    if isinstance(where, dict):
+        return {k: _further(v) if k == "file" else v for k, v in where.items()}
+    return where and os.path.join("..", where)
 
 
 def replay(file: str | Path, out: str | Path, *, run: str | Path | None = None, device: str = "auto", force: bool = False) -> Path:
@@ -205,18 +239,20 @@ def replay(file: str | Path, out: str | Path, *, run: str | Path | None = None, 
     model = folder.model(device_of(device))
     given = None
     if facts.get("given"):
+        if "file" not in facts["given"]:
+            raise FormatError("it was made from items handed over in Python, which are not kept", where=file, remedy="generate it again")
         source = file.parent / facts["given"]["file"]
-        if not source.is_file() or provenance.hash_file(source) != facts["given"]["sha256"]:
+        if not source.exists() or _hash(source) != facts["given"]["sha256"]:
             raise FormatError("the file given to it is gone or changed", where=source, remedy="restore it")
         given = _read_given(model, source)
     index = facts.get("index")
     n, first = (1, index) if index is not None else (facts["n"], 0)
     draw = _Draw(model, facts["seed"], n, facts["cond"], given, sampling_of(model, facts["sampling"]), first)
-    raws = model.generate(draw.keys, cond=draw.cond, given=draw.given, sampling=draw.sampling)
+    raws = draw.draw(bool(facts.get("valid")))
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / ("one" if index is not None else out.name)
-        made = write(model, raws, target, draw.meta(), {**facts})
-        chosen = next(p for p in made if p.suffix == file.suffix)
+        made = write(model, raws, target, draw.meta(), facts)
+        chosen = min((p for p in made if p.suffix == file.suffix), key=lambda p: (p.name != file.name, _number(p) is None, p.name))
         provenance.restamp(chosen, facts)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(chosen), out)

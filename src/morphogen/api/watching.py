@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.api.common import Watch
-from morphogen.files import write_json
+from morphogen.files import read_json, write_bytes, write_json
 from morphogen.plan import Plan
 from morphogen.run import Run, config_values
 
@@ -101,26 +101,30 @@ def default_cond(model: Any, keys: Any, asked: dict[str, Any] | None = None) -> 
 
 
 def save_preview(stem: Path, preview: dict[str, Any]) -> None:
-    """A preview as files: pictures as PNG, the rest as JSON."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    if preview["kind"] == "image":
-        from morphogen.files import write_bytes
+    """A preview as files: pictures and sounds as they are, one a file, the rest as JSON."""
+    from morphogen.evaluation.report import picture_kind
 
-        for i, png in enumerate(preview["png"]):
-            write_bytes(stem.with_name(f"{stem.name}-{i}.png"), png)
-    else:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    if preview["kind"] != "image":
         write_json(stem.with_suffix(".json"), preview)
+        return
+    for i, data in enumerate(preview["png"]):
+        write_bytes(stem.with_name(f"{stem.name}-{i}.{picture_kind(data) or 'png'}"), data)
+    for i, data in enumerate(preview.get("audio") or ()):
+        write_bytes(stem.with_name(f"{stem.name}-{i}.wav"), data or b"")
+    if preview.get("texts"):
+        write_json(stem.with_suffix(".json"), {"kind": "image", "texts": list(preview["texts"])})
 
 
 def load_previews(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     """(step, preview) in order, as `save_preview` wrote them."""
-    from morphogen.files import read_json
-
     found: dict[int, dict[str, Any]] = {}
-    for path in sorted(folder.glob("step-*")):
-        step = int(path.name.split("-")[1].split(".")[0])
-        if path.suffix == ".png":
-            found.setdefault(step, {"kind": "image", "png": []})["png"].append(path.read_bytes())
-        elif path.suffix == ".json":
-            found[step] = read_json(path)
-    return sorted(found.items())
+    parts = [(path, *path.stem.split("-")[1:]) for path in folder.glob("step-*")]
+    for path, step, *_ in sorted(parts, key=lambda p: [int(n) for n in p[1:]]):
+        preview = found.setdefault(int(step), {})
+        if path.suffix == ".json":
+            preview.update(read_json(path))
+        else:
+            preview.setdefault("kind", "image")
+            preview.setdefault("audio" if path.suffix == ".wav" else "png", []).append(path.read_bytes())
+    return sorted((step, preview) for step, preview in found.items() if preview.get("png") or preview["kind"] != "image")

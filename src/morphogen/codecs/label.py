@@ -76,6 +76,10 @@ class LabelCodec:
             raise UsageError(f"unknown label '{raw}'", remedy=suggest(str(raw), list(self.ids)[:100]))
         return np.array([self.ids[str(raw)]], np.int64)
 
+    def parse(self, raw: Any) -> Any:
+        """What a person wrote -> the name as the data had it. Raises UsageError for an unknown one."""
+        return self.decode(self.encode(raw))
+
     def decode(self, x: Any) -> Any:
         """int64 (1,) -> the name as the data had it."""
         return self.values[int(np.asarray(x).reshape(-1)[0])]
@@ -132,6 +136,11 @@ class NumberCodec:
     def encode(self, raw: Any) -> np.ndarray:
         """A finite number (or its text) -> float32 (1,). Raises UsageError for anything else."""
         return np.array([(_finite(raw) - self.mean) / self.scale], np.float32)
+
+    def parse(self, raw: Any) -> float | int:
+        """What a person wrote -> the number. Raises UsageError for anything else."""
+        value = _finite(raw)
+        return round(value) if value == round(value) and self.whole else value
 
     def decode(self, x: Any) -> float | int:
         """float (1,) -> the number, whole when all the data were."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from morphogen.contracts import Raw
+from morphogen.contracts import Identifies, Raw
 from morphogen.evaluation.evidence import HELD, MODEL, Evidence
 from morphogen.evaluation.metric import Interval, Metric, bootstrap, measured, share
 from morphogen.evaluation.neighbours import nearest
@@ -36,8 +36,10 @@ class Nearness(NamedTuple):
     searched: int
 
 
-def fingerprint(raw: Raw) -> str:
-    """Equal for equal raw items: pixels, text, or cells whatever their order."""
+def fingerprint(raw: Raw, codec: Any = None) -> str:
+    """Equal for equal raw items: pixels, text, or cells whatever their order; what the codec calls `identity` where it does."""
+    if isinstance(codec, Identifies):
+        raw = codec.identity(raw)
     if isinstance(raw, np.ndarray):
         data = f"{raw.shape}{raw.dtype}".encode() + np.ascontiguousarray(raw).tobytes()
     elif isinstance(raw, str):
@@ -90,12 +92,13 @@ def judge(evidence: Evidence, near: Nearness) -> list[Metric]:
 
 
 def _duplicates(evidence: Evidence) -> Metric:
-    seen = {fingerprint(item.raw) for item in evidence.train}  # all of them: a copy must not hide in a sample
-    hits = {name: np.array([fingerprint(r) in seen for r in evidence.raws(name)]) for name in (MODEL, HELD, *evidence.baselines)}
+    seen = {fingerprint(item.raw, evidence.codec) for item in evidence.train}  # all of them: a copy must not hide in a sample
+    hits = {name: np.array([fingerprint(r, evidence.codec) in seen for r in evidence.raws(name)])
+            for name in (MODEL, HELD, *evidence.baselines)}
     own, floor = share(hits[MODEL]), share(hits[HELD])
     others = {name: share(hits[name]) for name in evidence.baselines}
     line = (f"{int(hits[MODEL].sum()):,} of {len(hits[MODEL]):,} generated items equal a training item exactly; "
-            f"of held-out items {int(hits[HELD].sum()):,} of {len(hits[HELD]):,}.")
+            f"of held-out items {int(hits[HELD].sum()):,} of {len(hits[HELD]):,}. So {1 - own.value:.1%} are new.")
     return measured("exact copies", own, floor=floor, others=others, n=len(hits[MODEL]), split="generated in training, beside held-out",
                     feature=f"all {len(evidence.train):,} training items", better="lower", line=line)
 

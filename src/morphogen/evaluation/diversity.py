@@ -9,12 +9,46 @@ from typing import Any
 
 import numpy as np
 
+from morphogen.contracts import Identifies
 from morphogen.evaluation import judges
+from morphogen.evaluation.copying import fingerprint
 from morphogen.evaluation.evidence import HELD, MODEL, TRAIN, Evidence, TableCoder
 from morphogen.evaluation.metric import Interval, Metric, bootstrap, mean, measured, share
+from morphogen.spaces import Tokens
 
 RARE = 0.05  # a category below this share of the real rows is rare
 LEAST = 3  # a rare category with fewer real rows cannot be expected back
+
+
+# ----------------------------------------------------------- different from each other
+def unique(evidence: Evidence) -> list[Metric]:
+    """For items of tokens: the share that no earlier output equals, beside the same number of real items.
+
+    How many equal a training item is the metric `exact copies`.
+    """
+    first = evidence.train[0].raw
+    if not isinstance(first, str | bytes | tuple) and not isinstance(getattr(evidence.codec, "space", None), Tokens):
+        return []
+    n = len(evidence.rows(MODEL))
+    sets = {name: evidence.raws(name)[:n] for name in (MODEL, *evidence.baselines)}
+    sets[HELD] = [*evidence.raws(HELD), *evidence.raws(TRAIN)][:n]
+    firsts = {name: _first(raws, evidence.codec) for name, raws in sets.items()}
+    own, real = share(firsts.pop(MODEL)), firsts.pop(HELD)
+    line = f"{own.value:.1%} of {n:,} outputs are different from each other (of as many real items {float(np.mean(real)):.1%})."
+    others = {name: share(hits) for name, hits in firsts.items()}
+    return [measured("unique", own, floor=share(real), others=others, n=n, split="generated, beside real items",
+                     feature="equal as the codec says" if isinstance(evidence.codec, Identifies) else "equal in every sign", line=line)]
+
+
+def _first(raws: Sequence[Any], codec: Any) -> np.ndarray:
+    """(n,) True where no earlier item is equal."""
+    seen: set[str] = set()
+    out = []
+    for raw in raws:
+        mark = fingerprint(raw, codec)
+        out.append(mark not in seen)
+        seen.add(mark)
+    return np.array(out)
 
 
 # ------------------------------------------------------------------- rare ones
@@ -197,8 +231,11 @@ WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 def wording(evidence: Evidence) -> list[Metric]:
-    """For texts: how varied the wording is (distinct-4, Li et al. 2016), and how many words exist at all."""
-    if not isinstance(evidence.train[0].raw, str):
+    """For texts: how varied the wording is (distinct-4, Li et al. 2016), and how many words exist at all.
+
+    A codec whose strings are no language says `words = False`.
+    """
+    if not isinstance(evidence.train[0].raw, str) or not getattr(evidence.codec, "words", True):
         return []
     sets = {name: [WORDS.findall(t.lower()) for t in evidence.raws(name)] for name in (TRAIN, HELD, MODEL, *evidence.baselines)}
     known = {w for text in sets[TRAIN] for w in text}

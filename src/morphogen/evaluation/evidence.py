@@ -12,6 +12,7 @@ import numpy as np
 
 from morphogen.contracts import Item, Raw
 from morphogen.errors import UsageError
+from morphogen.spaces import Record
 
 DIMS = 64  # beyond this, distances in a feature space of so few points say little
 TRAIN, HELD, MODEL = "train", "held-out", "generated"
@@ -25,7 +26,7 @@ class Evidence:
     """
 
     codec: Any
-    "Needs features(raws) -> (N, D), feature_name and size_of(raw); checks(raw, cond) is used where there is one."
+    "Needs features(raws) -> (N, D), feature_name and size_of(raw); checks, derive and identity are used where they are."
     generated: Sequence[Raw]
     train: Sequence[Item]
     heldout: Sequence[Item]
@@ -124,11 +125,19 @@ class Evidence:
             self._cache[key] = self.scaler(self.features(name))
         return self._cache[key]
 
+    def derived(self, name: str, what: str, most: int) -> list[Any]:
+        """What the codec works out of the first `most` rows of a set; None where it cannot."""
+        key = ("derived", name, what, most)
+        if key not in self._cache:
+            self._cache[key] = [found.get(what) for found in self.codec.derive(self.raws(name)[:most], [what])]
+        return self._cache[key]
+
     @cached_property
     def coder(self) -> TableCoder | None:
         """How table rows become numbers, or None when the data are no table."""
         raws = self.raws(TRAIN)
-        return TableCoder.fit(raws) if isinstance(raws[0], dict) else None
+        table = isinstance(raws[0], dict) and isinstance(getattr(self.codec, "space", None), Record | None)
+        return TableCoder.fit(raws) if table else None
 
     @cached_property
     def view(self) -> str:
@@ -136,7 +145,7 @@ class Evidence:
         first = self.train[0].raw
         if self.coder is not None:
             return "the table's own columns"
-        small = isinstance(first, np.ndarray) and first.size <= 1024
+        small = isinstance(first, np.ndarray) and first.size <= 1024 and first.dtype.kind in "biuf"
         if small and all(np.shape(r) == first.shape for name in (TRAIN, HELD, MODEL, *self.baselines) for r in self._all(name)):
             return "raw values"
         return getattr(self.codec, "feature_name", "features") if self.features(TRAIN).shape[1] <= 1024 else self.scaler.name

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, TypeAlias
 from morphogen.evaluation.metric import Metric
 
 Preview: TypeAlias = Mapping[str, Any]
-"""{"kind": "image", "png": [bytes]} | {"kind": "table", "columns", "rows"} | {"kind": "text", "texts"}."""
+"""{"kind": "image", "png": [PNG, GIF or WebP bytes], and maybe "texts": [a line each], "audio": [WAV bytes]}
+| {"kind": "table", "columns", "rows"} | {"kind": "text", "texts"}."""
 
 
 @dataclass(frozen=True, kw_only=True)

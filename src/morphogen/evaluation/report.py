@@ -18,14 +18,18 @@ TITLES = {
     "nearest distance, closest 5%": "Distance, closest 5%", "too close": "Suspiciously close", "exact copies": "Exact copies",
     "copied run": "Copied run of letters", "columns": "Column shapes", "correlations": "Correlations",
     "rare categories back": "Rare categories back", "rare frequency": "Rare categories' frequency",
-    "distinct 4-grams": "Distinct four-word runs", "known words": "Known words",
+    "distinct 4-grams": "Distinct four-word runs", "known words": "Known words", "unique": "Different from each other",
 }
 PERCENT = ("precision", "recall", "coverage", "legal", "too close", "exact copies", "columns", "correlations", "rare categories back",
-           "agreement:", "distinct", "known words")
-FIRST = ("precision", "coverage", "c2st", "tstr:", "bits per", "nearest distance", "exact copies", "legal", "columns", "agreement:")
+           "agreement:", "distinct", "known words", "unique")
+FIRST = ("precision", "coverage", "c2st", "tstr:", "bits per", "nearest distance", "exact copies", "legal", "obedience:", "columns",
+         "agreement:", "unique")
 MORE = {"higher": "higher is better", "lower": "lower is better"}
 CELLS = 40  # characters of a table cell that are shown
 LETTERS = 1200  # characters of a text that are shown
+LINE = 160  # characters of the line under a picture
+SMALL, WIDE = 56, 200  # sides of pictures in a strip, and of pictures that have a sound
+AUDIO = 6_000_000  # bytes of sound in one section: a page that cannot be mailed is no report
 KEPT = "\n\t\u200c\u200d"  # joiners: without them emoji and some scripts fall apart
 
 
@@ -33,7 +37,8 @@ KEPT = "\n\t\u200c\u200d"  # joiners: without them emoji and some scripts fall a
 def title_of(name: str) -> str:
     """A metric's name for people."""
     head, _, what = name.partition(":")
-    known = {"tstr": "Useful for", "agreement": "Gives the asked", "least class": "Rarest"}
+    known = {"tstr": "Useful for", "agreement": "Gives the asked", "least class": "Rarest", "obedience": "Follows the asked",
+             "error of asked": "Distance to the asked"}
     if what and head in known:
         return f"{known[head]} {what}"
     return TITLES.get(name, name[:1].upper() + name[1:])
@@ -81,21 +86,42 @@ def duration(seconds: float) -> str:
 
 
 # ------------------------------------------------------------------ pictures
-def data_uri(png: bytes) -> str:
-    """PNG bytes as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def picture_kind(data: bytes) -> str:
+    """png, gif, webp or "" by the first bytes. No other kind enters a page: an SVG can load and run things."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
 
 
-def png_size(png: bytes) -> tuple[int, int]:
-    """Width and height from the header; (0, 0) when these are no PNG bytes."""
-    if len(png) < 24 or png[:8] != b"\x89PNG\r\n\x1a\n":
+def data_uri(data: bytes) -> str:
+    """Bytes of a picture, or of a WAV, as a data URI. Bytes of any other kind are called PNG, and show as a broken picture."""
+    kind = "audio/wav" if data[:4] == b"RIFF" and data[8:12] == b"WAVE" else f"image/{picture_kind(data) or 'png'}"
+    return f"data:{kind};base64," + base64.b64encode(data).decode("ascii")
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Width and height from the header of a PNG, GIF or WebP; (0, 0) when it is none or cut short."""
+    kind = picture_kind(data) if len(data) >= 30 else ""
+    if kind == "png":
+        return struct.unpack(">II", data[16:24])
+    if kind == "gif":
+        return struct.unpack("<HH", data[6:10])
+    if kind != "webp":
         return 0, 0
-    return struct.unpack(">II", png[16:24])
+    if data[12:16] == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack("<HH", data[26:30])
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def picture(png: bytes, target: int = 112) -> dict[str, Any]:
     """What the template needs of one picture: small ones are enlarged by a whole factor so that pixels stay square."""
-    width, height = png_size(png)
+    width, height = picture_size(png)
     largest = max(width, height, 1)
     factor = max(1, round(target / largest)) if largest < target else min(1.0, 2 * target / largest)
     size = {"width": max(1, round(width * factor)), "height": max(1, round(height * factor))}
@@ -117,12 +143,19 @@ def clean(text: str, most: int) -> str:
     return kept[:most] + "…" if len(text) > most else kept
 
 
-def shown(preview: Preview, captions: Sequence[str] = (), target: int = 112) -> dict[str, Any]:
-    """A preview with everything the template prints, cut to what fits on a page."""
+def shown(preview: Preview, captions: Sequence[str] = (), target: int = 112, audio: int = AUDIO) -> dict[str, Any]:
+    """A preview with everything the template prints, cut to what fits on a page: `audio` bytes of sound, the first items'."""
     captions = [clean(str(c), 80) for c in captions]
     if preview["kind"] == "image":
-        pictures = [picture(p, target) for p in preview["png"]]
-        return {"kind": "image", "items": [{**p, "caption": captions[i] if i < len(captions) else ""} for i, p in enumerate(pictures)]}
+        sounds, said = preview.get("audio") or (), [clean(str(t), LINE) for t in preview.get("texts") or ()]
+        pictures = [picture(p, max(target, WIDE if sounds and target > SMALL else 0)) for p in preview["png"]]
+        items = []
+        for i, one in enumerate(pictures):
+            sound = sounds[i] if i < len(sounds) and sounds[i] and len(sounds[i]) <= audio else b""
+            audio -= len(sound)
+            texts = {"caption": captions[i] if i < len(captions) else "", "said": said[i] if i < len(said) else ""}
+            items.append({**one, **texts, "audio": data_uri(sound) if sound else ""})
+        return {"kind": "image", "items": items}
     if preview["kind"] == "table":
         rows = [[cell(v) for v in row] for row in preview["rows"][:100]]
         return {"kind": "table", "columns": [clean(str(c), CELLS) for c in preview["columns"]], "rows": rows}
@@ -130,10 +163,19 @@ def shown(preview: Preview, captions: Sequence[str] = (), target: int = 112) -> 
     return {"kind": "text", "items": texts}
 
 
+def strip(preview: Preview) -> dict[str, Any]:
+    """A step of a strip: small pictures, and one sound."""
+    sounds = list(preview.get("audio") or ())[:1]
+    return shown({**preview, "audio": sounds, "texts": []} if preview["kind"] == "image" else preview, (), SMALL, AUDIO // 8)
+
+
 def singles(preview: Preview) -> list[dict[str, Any]]:
     """A preview item by item, for pairs."""
     if preview["kind"] == "image":
-        return [shown({"kind": "image", "png": [p]}, target=96) for p in preview["png"]]
+        each = {k: list(preview.get(k) or ()) for k in ("texts", "audio")}
+        size = max(1, len(preview["png"]))
+        return [shown({"kind": "image", "png": [p], **{k: v[i : i + 1] for k, v in each.items()}}, target=96, audio=AUDIO // size)
+                for i, p in enumerate(preview["png"])]
     if preview["kind"] == "table":
         return [shown({"kind": "table", "columns": preview["columns"], "rows": [row]}) for row in preview["rows"]]
     return [shown({"kind": "text", "texts": [t]}) for t in preview["texts"]]
@@ -165,7 +207,7 @@ def _environment() -> Any:
     env = Environment(loader=PackageLoader("morphogen.evaluation", "templates"), autoescape=True, undefined=StrictUndefined,
                       trim_blocks=True, lstrip_blocks=True)
     tools = {"title_of": title_of, "number": number, "wanted": wanted, "finding": finding, "headline": headline, "shown": shown,
-             "singles": singles, "charts": charts, "bar": svg.interval, "duration": duration, "zip": zip}
+             "strip": strip, "singles": singles, "charts": charts, "bar": svg.interval, "duration": duration, "zip": zip}
     env.globals.update(tools)
     return env
 
@@ -220,8 +262,9 @@ def _card_section(section: Section) -> list[str]:
             return [f"{fence}sh", section.command, fence]
         case Measures():
             return [*_card_metrics(section.metrics), *(["", _md(section.note)] if section.note else [])]
-        case Samples() if section.preview["kind"] == "text":
-            return [f"> {_md(clean(str(t), 300))}\n" for t in section.preview["texts"][:3]]
+        case Samples() if section.preview.get("texts"):
+            most = 3 if section.preview["kind"] == "text" else 6
+            return [f"> {_md(clean(str(t), 300))}\n" for t in section.preview["texts"][:most]]
         case Samples() | Strips() | Curves() | Copies():
             return []
 

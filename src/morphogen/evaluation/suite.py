@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from morphogen.evaluation import copying as copies
-from morphogen.evaluation import diversity, likelihood, quality
+from morphogen.evaluation import diversity, likelihood, obedience, quality
 from morphogen.evaluation.copying import Pair
 from morphogen.evaluation.evidence import MODEL, Evidence
 from morphogen.evaluation.metric import Metric
@@ -15,7 +15,8 @@ from morphogen.evaluation.metric import Metric
 FEW = 50  # held-out items below which no figure deserves trust
 METRICS: dict[str, Callable[[Evidence], list[Metric]]] = {
     "prdc": quality.prdc, "frechet": quality.frechet, "c2st": quality.c2st, "tstr": quality.tstr, "likelihood": likelihood.bits,
-    "rare": diversity.rare, "columns": diversity.columns, "wording": diversity.wording, "legal": quality.legal,
+    "rare": diversity.rare, "columns": diversity.columns, "wording": diversity.wording, "unique": diversity.unique,
+    "legal": quality.legal, "obedience": obedience.obedience,
 }
 OPENINGS = {"good": "Good: close to real data.", "fair": "Fair: the same kind of data, with reservations.",
             "poor": "Poor: not a stand-in for real data.", "unknown": "There was too little to measure how good it is."}
@@ -235,23 +236,30 @@ def _advice(by_name: dict[str, Metric], tone: str, rival: str, evidence: Evidenc
             yield "It is varied but often wrong (low precision): train for more minutes, or draw with more steps or a lower temperature."
         elif tone in ("fair", "poor") and not rival:
             yield "Give it more minutes: both precision and coverage still have room."
-    yield from _advice_details(by_name)
+    yield from _advice_details(by_name, hasattr(evidence.codec, "checks"))
     if 0 < len(evidence.heldout) < 200:
         yield f"Only {len(evidence.heldout)} items are held out: intervals are wide, so do not read much into small differences."
     if not evidence.baselines:
         yield "No classical baseline was run: compare would say whether a simple method does as well."
 
 
-def _advice_details(by_name: dict[str, Metric]) -> Iterator[str]:
+def _advice_details(by_name: dict[str, Metric], checked: bool) -> Iterator[str]:
+    unique = by_name.get("unique")
+    if unique and unique.floor is not None and unique.high < 0.9 * unique.floor:
+        yield f"Only {unique.value:.0%} of outputs are different from each other: raise --temperature, or train on more varied data."
     rare = by_name.get("rare frequency")
     if rare and rare.high < 0.7:
         yield "Rare categories come too seldom: ask for them with a condition, or try --family cart, which keeps their shares."
     legal = by_name.get("legal")
     if legal and legal.floor is not None and legal.high < legal.floor - 0.01:
-        yield f"{1 - legal.value:.0%} of outputs break a rule that real data keep: filter them, or train longer."
+        remedy = "generate --valid repairs or redraws them" if checked else "filter them, or train longer"
+        yield f"{1 - legal.value:.0%} of outputs break a rule that real data keep: {remedy}."
     for metric in by_name.values():
         if metric.name.startswith("agreement:") and metric.floor is not None and metric.high < 0.9 * metric.floor:
             yield f"It does not always give the {metric.name.partition(':')[2]} that was asked for: raise --guidance or train longer."
+        if metric.name.startswith("obedience:") and metric.high < 0.7:
+            what = metric.name.partition(":")[2]
+            yield f"Asked values of {what} are followed loosely (rank correlation {metric.value:.2f}): raise --guidance or train longer."
         if metric.name.startswith("least class:") and metric.high < 0.5:
             yield f"One {metric.name.partition(':')[2]} hardly comes back: a sign of collapse; train longer or try another family."
 
