@@ -23,6 +23,7 @@ CODECS = {
         "morphogen.codecs.image:ImageCodec", "folders of PNG, JPEG, WebP, GIF, BMP pictures, with class folders, labels or captions"
     ),
     "level": Entry("morphogen.codecs.level:LevelCodec", "game levels: Sokoban and other text grids, Tiled JSON maps; solved, mended, drawn"),
+    "level": Entry("morphogen.codecs.level:LevelCodec", "game levels: Sokoban and other text grids, Tiled JSON maps; solved, drawn"),
     "music": Entry("morphogen.codecs.music:MusicCodec", "ABC tunes and MIDI files; writes ABC, MIDI, sound and piano rolls"),
     "table": Entry("morphogen.codecs.table:TableCodec", "CSV, Parquet or JSONL rows: numbers, categories, dates, missing values"),
     "text": Entry(
