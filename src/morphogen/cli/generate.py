@@ -18,6 +18,7 @@ def generate(
     seed: Whole = 0,
     cond: Annotated[list[str] | None, Parameter(negative="")] = None,
     given: Path | None = None,
+    valid: Annotated[bool, Parameter(negative="")] = False,
     steps: Whole | None = None,
     guidance: Number | None = None,
     temperature: Number | None = None,
@@ -33,7 +34,7 @@ def generate(
     run
         A run folder.
     out
-        A folder for pictures; a .csv, .parquet or .jsonl file for rows; a .jsonl file for texts.
+        A folder for pictures and other things that are a file each; a .csv, .parquet or .jsonl file for rows; a .jsonl file for texts.
     n
         How many.
     seed
@@ -42,6 +43,8 @@ def generate(
         name=value asked of every item: a label, a caption, a table's column. Repeat for more.
     given
         A file with known parts to keep: transparent pixels, blank cells and <mask> are filled, a text is continued.
+    valid
+        Repair or draw again what breaks the rules of its kind, a few times; metadata mark what still does.
     steps
         Network calls for each item, for families that take steps.
     guidance
@@ -49,7 +52,7 @@ def generate(
     temperature
         Below 1 is safer, above 1 is wilder, for families that choose tokens.
     batch
-        Tiles in flight. Tiles are drawn one after another for now, so this changes nothing yet.
+        Tiles drawn side by side, each on a thread of its own: changes the time it takes, never the items. As many as cores by default.
     device
         auto, cpu, cuda or mps.
     force
@@ -64,7 +67,7 @@ def generate(
     sampling = {} if temperature is None else {"temperature": temperature}
     try:
         raws = api.generate(
-            run, out, n=n, seed=seed, cond=parse_cond(cond or ()), given=given, steps=steps, guidance=guidance, batch=batch,
+            run, out, n=n, seed=seed, cond=parse_cond(cond or ()), given=given, valid=valid, steps=steps, guidance=guidance, batch=batch,
             sampling=sampling, device=device, force=force, watch=watch,
         )
     finally:
