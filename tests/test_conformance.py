@@ -1,6 +1,7 @@
-"""Every family on every kind of Space it accepts passes the public checks."""
+"""Every family on every kind of Space it accepts, and every codec on a sample of its data, passes the public checks."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from morphogen.model import real_positions
 from morphogen.registry import FAMILIES, resolve
 from morphogen.sampling import draws
 from morphogen.spaces import Array, Record, Space, Tokens
-from morphogen.testing import check_family
+from morphogen.testing import check_codec, check_family
 
 TINY = {"size": "tiny", "width": 32, "depth": 1}
 SPACES: dict[str, Space] = {
@@ -79,3 +80,18 @@ def test_net_config_is_resolved() -> None:
     family = kind(Array((1, 8, 8)), {}, make(kind.Config, {"net": {"size": "tiny"}}))
     net: NetConfig = family.config.net
     assert net.width > 0 and net.depth > 0, "derived values must be filled in, so that they are saved"
+
+
+@pytest.mark.parametrize("name", ["digits", "emoji", "penguins", "docstrings"])
+def test_codec_keeps_its_promises(name: str, samples: dict[str, Path], tmp_path: Path) -> None:
+    from morphogen.plan import read
+
+    codec, items = read(samples[name])[-2:]
+    check_codec(lambda: type(codec)(codec.config), items[:200], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from morphogen.samples import unpack
+
+    return unpack(tmp_path_factory.mktemp("samples") / "data")
