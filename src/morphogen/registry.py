@@ -22,8 +22,8 @@ CODECS = {
     "image": Entry(
         "morphogen.codecs.image:ImageCodec", "folders of PNG, JPEG, WebP, GIF, BMP pictures, with class folders, labels or captions"
     ),
-    "level": Entry("morphogen.codecs.level:LevelCodec", "game levels: Sokoban and other text grids, Tiled JSON maps; solved, mended, drawn"),
     "level": Entry("morphogen.codecs.level:LevelCodec", "game levels: Sokoban and other text grids, Tiled JSON maps; solved, drawn"),
+    "molecule": Entry("morphogen.codecs.molecule:MoleculeCodec", "molecules: tables of SMILES, .smi, SDF; writes these and drawings"),
     "music": Entry("morphogen.codecs.music:MusicCodec", "ABC tunes and MIDI files; writes ABC, MIDI, sound and piano rolls"),
     "table": Entry("morphogen.codecs.table:TableCodec", "CSV, Parquet or JSONL rows: numbers, categories, dates, missing values"),
     "text": Entry(
