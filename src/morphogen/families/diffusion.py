@@ -27,7 +27,7 @@ class DiffusionConfig:
     net: NetConfig = NetConfig()  # noqa: RUF009 (frozen)
     "Size of the network."
     p_mean: float | None = None
-    "Mean of the log noise level in training, in units of the data's deviation; none: 0.4 for pictures and the like, -0.5 for vectors."
+    "Mean of the log noise level in training, in units of the data's deviation; none: 0.7 for pictures and the like, -0.5 for vectors."
     p_std: float = 1.3
     "Deviation of the log noise level in training."
     given: bool = False
@@ -71,7 +71,7 @@ class Diffusion(nn.Module):
         super().__init__()
         self.space = need_array(space, "diffusion")
         net = resolve(config.net, space, space)
-        self.p_mean = config.p_mean if config.p_mean is not None else 0.4 if len(self.space.shape) > 1 else -0.5
+        self.p_mean = config.p_mean if config.p_mean is not None else 0.7 if len(self.space.shape) > 1 else -0.5
         self.config = dataclasses.replace(config, net=net, p_mean=self.p_mean)
         self.infill, self.phases = "any", (Phase(),)
         self.conditioner = Conditioner(conditions, net.width)
