@@ -134,7 +134,7 @@ def mixed(samples: Sequence[Sample], space: Space, rng: np.random.Generator) -> 
     turn = rng.permutation(len(samples))
     other = np.empty(len(samples), np.int64)
     other[turn] = np.roll(turn, 1)
-    return [_mix(a, samples[j], space, rng) for a, j in zip(samples, other, strict=True)]
+    return [_mix(a, samples[j], space, rng) for a, j in zip(samples, other.tolist(), strict=True)]
 
 
 def jumbled(samples: Sequence[Sample], space: Space, rng: np.random.Generator) -> list[Sample]:

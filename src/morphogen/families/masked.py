@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from morphogen.config import NetConfig
-from morphogen.contracts import Batch, Cond, LogProb, Loss, Partial, Phase, Request
+from morphogen.contracts import Batch, Cond, LogProb, Loss, Oddity, Partial, Phase, Request
 from morphogen.errors import UsageError
 from morphogen.families.autoregressive import need_tokens, token_rows
 from morphogen.families.common import drop_of, stepwise
@@ -24,6 +24,7 @@ from morphogen.sampling.guidance import guided
 from morphogen.spaces import Space, Tokens
 
 WEIGHTINGS, ORDERS, SHORT = ("bound", "even"), ("auto", "random", "confident"), 64
+FOLDS = 16  # parts in which a sample is guessed from the rest of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,20 @@ class Masked(nn.Module):
             nll, _, factor = self._nll(batch, u, i, None)
             total -= (nll.sum(1) * factor).double() / k
         return LogProb(total, "bound")
+
+    def oddity(self, batch: Batch) -> Oddity:
+        """Views: minus the bound, and how badly each token is guessed from the others (`parts`, a share of them hidden at a time)."""
+        x, _, visible, real = self._layout(replace(batch, given=None))
+        n = x.shape[1]
+        folds = min(n, FOLDS)
+        turn = draws.permutation(batch.key, "fold", n) % folds
+        cond, nll = self.conditioner(batch.cond, len(x)), torch.zeros(x.shape, device=x.device)
+        for fold in range(folds):
+            hidden = (turn == fold) & real
+            nll += token_rows(self.net(torch.where(hidden, self.space.vocab, x), cond=cond, mask=visible), x, hidden, self.space)
+        views = torch.stack([-self.log_prob(batch).total, nll.double().sum(1)], 1)
+        size = None if self.space.end is None else real.sum(1)
+        return Oddity(views, "bound", nll[:, : batch.x.shape[1]], size)
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, D) mean of the last hidden states over real positions, nothing hidden."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from morphogen.config import NetConfig
-from morphogen.contracts import Batch, LogProb, Loss, Partial, Phase, Request
+from morphogen.contracts import Batch, LogProb, Loss, Oddity, Partial, Phase, Request
 from morphogen.errors import UsageError
 from morphogen.families.common import Standard, counted, drop_of, need_array, rows_of, stepwise
 from morphogen.families.gan import Critic, critic_rows, generator_rows, penalty, pooled
@@ -220,6 +220,38 @@ class VAE(nn.Module):
         """The latent -> the mean of x given it, with nothing said beside."""
         inner = self.quantiser.vectors(z, self.inner[1:]) if self.quantiser else z
         return self.standard.inverse(self._mean(inner, {}))
+
+    def invert(self, batch: Batch) -> Tensor:
+        """Numbers whose blends decode to rows: posterior means, or what the encoder says before it is rounded to codes."""
+        h = self._code(self.standard(batch.x))
+        return h if self.quantiser else self._posterior(h)[0]
+
+    def redraw(self, z: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """The decoder's mean for such numbers."""
+        return self.standard.inverse(self._mean(self.quantiser(z)[0] if self.quantiser else z, cond))
+
+    def vary(self, batch: Batch, level: float) -> Tensor:
+        """sqrt(1 - level^2) of the row's latent and `level` of one drawn from the prior; of codes that share is drawn anew."""
+        h, keys = self._code(self.standard(batch.x)), batch.key
+        if self.quantiser is None:
+            assert self.prior is not None
+            drawn = self.prior.draw(keys, batch.cond, self.inner)
+            z = (1 - level**2) ** 0.5 * self._posterior(h)[0] + level * drawn
+        else:
+            ids = self.quantiser.ids(h)
+            n = tuple(ids.shape[1:])
+            other = (draws.uniform(keys, "codes", 0, n) * self.quantiser.codes).long()
+            z = self.quantiser.vectors(torch.where(draws.uniform(keys, "vary", 0, n) < level, other, ids), self.inner[1:])
+        return self.standard.inverse(self._mean(z, batch.cond))
+
+    def oddity(self, batch: Batch) -> Oddity:
+        """The two sides of the bound as views: how badly a row is decoded, how unusual its latent is; `parts`: squared errors."""
+        scored = self.log_prob(batch)
+        assert scored.parts is not None
+        x = self.standard(batch.x)
+        mean = self._mean(self.quantiser(self._code(x))[0] if self.quantiser else self._posterior(self._code(x))[0], batch.cond)
+        views = -scored.parts if self.quantiser is None else -scored.parts[:, :1]  # every code costs the same
+        return Oddity(views, "bound", 0.5 * ((x - mean) / self._sigma(x)).square() * counted(batch))
 
     def log_prob(self, batch: Batch) -> LogProb:
         """A lower bound on log p(x | cond) in nats; `parts` (B, 2): reconstruction, and minus what the latent costs.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from morphogen.contracts import Batch, Given, HasLogProb, Loss, Request
+from morphogen.contracts import Batch, Given, HasLogProb, HasOddity, Inverts, Loss, Request, Varies
 from morphogen.sampling import draws
 from morphogen.spaces import Array, Record, Tokens
 
@@ -44,10 +44,36 @@ def check_family(make: Callable[[], Any], batch: Batch) -> Any:
     check_draws(family, batch)
     check_saved(family, make, batch)
     check_given(family, batch)
+    check_items(family, batch)
     if isinstance(family, HasLogProb):
         p = family.log_prob(batch)
         assert p.total.shape == batch.key.shape and torch.isfinite(p.total).all(), "log_prob is one finite number a row"
     return family
+
+
+def check_items(family: Any, batch: Batch) -> None:
+    """What a family says of given rows is finite, one answer a row, and does not depend on the neighbours."""
+    family.eval()
+    n = len(batch.key)
+    few = dataclasses.replace(
+        batch, x=_pick(batch.x, slice(0, 5)), key=batch.key[:5], weight=batch.weight[:5],
+        mask=None if batch.mask is None else batch.mask[:5], cond={k: v[:5] for k, v in batch.cond.items()},
+    )
+    with torch.no_grad():
+        if isinstance(family, HasOddity):
+            odd, again = family.oddity(batch), family.oddity(few)
+            assert odd.views.shape[0] == n and odd.views.ndim == 2 and torch.isfinite(odd.views).all(), "views are (B, K), finite"
+            assert torch.allclose(odd.views[:5], again.views, rtol=1e-3, atol=1e-3), "oddity must not mix rows"
+            assert odd.parts is None or odd.parts.shape == batch.x.shape, "parts lie as the row does"
+        if isinstance(family, Inverts):
+            z = family.invert(batch)
+            back = family.redraw(z, batch.cond)
+            assert len(z) == n and back.shape == batch.x.shape and torch.isfinite(back).all(), "redraw(invert(x)) lies as x does"
+        if isinstance(family, Varies):
+            near, far = family.vary(batch, 0.0), family.vary(batch, 0.5)
+            assert near.shape == far.shape == batch.x.shape and torch.isfinite(far).all(), "variations lie as the row does"
+            assert torch.equal(far, family.vary(batch, 0.5)), "vary is a function of rows, keys and level"
+            assert family.vary(batch, 1.0).shape == far.shape, "level 1 is allowed"
 
 
 def check_loss(family: Any, batch: Batch) -> None:
