@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -182,7 +182,7 @@ def check_prefix(given: Given | None, family: str) -> None:
 class Autoregressive(nn.Module):
     """log p(x) = sum_i log p(x_i | x_<i, condition), position 0 read from a start symbol (id = vocab)."""
 
-    recipe: ClassVar[dict[str, float]] = {"lr": 3e-3}  # what the trainer does unless told otherwise
+    recipe: ClassVar[dict[str, Any]] = {"lr": 3e-3, "optimiser": "muon"}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
     prefills: ClassVar[bool] = True  # a known beginning is read in one pass, so rows of one tile must know equally much
 

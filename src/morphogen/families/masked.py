@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class Masked(nn.Module):
     divides by the real positions only, so its numbers compare with those of other families.
     """
 
-    recipe: ClassVar[dict[str, float]] = {"lr": 2e-3}  # what the trainer does unless told otherwise
+    recipe: ClassVar[dict[str, Any]] = {"lr": 3e-3, "optimiser": "muon"}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
 
     Config, Sampling = MaskedConfig, MaskedSampling
