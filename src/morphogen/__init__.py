@@ -4,10 +4,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["compare", "compress", "decompress", "evaluate", "generate", "inspect", "list_", "load", "replay", "train"]
+__all__ = [
+    "compare", "compress", "decompress", "evaluate", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
+    "replay", "score", "train", "vary",
+]
 
 if TYPE_CHECKING:
-    from morphogen.api import compare, compress, decompress, evaluate, generate, inspect, list_, load, replay, train
+    from morphogen.api import (
+        compare,
+        compress,
+        decompress,
+        evaluate,
+        generate,
+        inspect,
+        interpolate,
+        list_,
+        load,
+        nearest,
+        reconstruct,
+        replay,
+        score,
+        train,
+        vary,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,12 @@ from morphogen.api.compress import compress, decompress
 from morphogen.api.evaluate import evaluate
 from morphogen.api.generate import generate, replay
 from morphogen.api.inspect import inspect, list_, load
+from morphogen.api.latent import interpolate, reconstruct, vary
+from morphogen.api.nearest import nearest
+from morphogen.api.score import score
 from morphogen.api.train import train
 
-__all__ = ["compare", "compress", "decompress", "evaluate", "generate", "inspect", "list_", "load", "replay", "train"]
+__all__ = [
+    "compare", "compress", "decompress", "evaluate", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
+    "replay", "score", "train", "vary",
+]
