@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
 import tomllib
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from typing import Any
 from morphogen.config import SIZES, make
 from morphogen.contracts import Derives, Item
 from morphogen.errors import DataError, UsageError, suggest
+from morphogen.files import read_json, write_json
 from morphogen.registry import PRESETS, entries, resolve
 from morphogen.spaces import Record, describe
 from morphogen.training.optim import TrainConfig
@@ -36,6 +39,8 @@ class Plan:
     minutes: float | None
     seed: int
     defaults: dict[str, Any]
+    mark: str = ""
+    "Names what was worked out of the items, if anything was."
     found: list[str] = field(default_factory=list)
     picked: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -116,15 +121,12 @@ def make_plan(
     defaults = defaults_of(name)
     fields = _own_fields(codec, items, cond)
     if parent is not None:
-        from morphogen.files import read_json
-
         codec.load(read_json(parent.path / "codec" / "state.json"))
     elif like is None:
         codec.fit(items)
     asked = [ALIASES.get(c, c) for c in cond if c not in fields]
-    items, worked_out = derive(codec, items, asked)
+    items, worked_out, mark = _work_out(codec, items, asked)
     conditions, notes = _conditions(codec, items, asked)
-    notes = worked_out + notes
     items = [item for item in items if all(item.cond.get(k) is not None for k in conditions)]
     train, held = (like.train, like.held_out) if like is not None else split(items, seed)
     picked_family, because = _family(family, defaults, len(items), parent, getattr(codec.space, "size", 0), minutes, steps)
@@ -138,9 +140,9 @@ def make_plan(
         TrainConfig, {**getattr(kind, "recipe", {}), **options.get("training", {}), **({"steps": steps} if steps else {})}, "training."
     )
     training = _keep(training, options, len(train), codec.space, bool(held))
-    plan = Plan(listing, codec, items, train, held, conditions, picked_family, family_options, training, None, seed, defaults)
+    plan = Plan(listing, codec, items, train, held, conditions, picked_family, family_options, training, None, seed, defaults, mark)
     plan.minutes = None if steps else minutes or float(defaults["minutes"])
-    _explain(plan, name, why, because, notes, fields)
+    _explain(plan, name, why, because, worked_out + notes, fields)
     return plan
 
 
@@ -173,21 +175,66 @@ def _own_fields(codec: Any, items: list[Item], cond: Sequence[str]) -> tuple[str
     return tuple(name for name in cond if name not in elsewhere)
 
 
-def derive(codec: Any, items: list[Item], names: Sequence[str]) -> tuple[list[Item], list[str]]:
-    """Items with what the codec can work out of them, for names they do not carry themselves; and what was done, in words.
+def derive(codec: Any, items: list[Item], names: Sequence[str]) -> list[Item]:
+    """Items with what the codec can work out of them, for names they do not carry themselves.
 
     A value the data say is believed, also where it is missing in some items.
     """
+    return _work_out(codec, items, names)[0]
+
+
+def _work_out(codec: Any, items: list[Item], names: Sequence[str]) -> tuple[list[Item], list[str], str]:
+    """(items with values, what was done in words, the mark it is kept under)."""
     wanted = [n for n in names if n in getattr(codec, "derived", {}) and not any(item.cond.get(n) is not None for item in items)]
     if not wanted or not isinstance(codec, Derives):
-        return items, []
-    begun = time.monotonic()
-    found = codec.derive([item.raw for item in items], wanted)
+        return items, [], ""
+    begun, mark = time.monotonic(), _mark(codec, items)
+    missing = [n for n in wanted if len(_WORKED_OUT.get((mark, n), ())) != len(items)]
+    found = codec.derive([item.raw for item in items], missing) if missing else []
+    for name in missing:
+        _WORKED_OUT[mark, name] = [_plain(one.get(name)) for one in found]
     took = time.monotonic() - begun
     lines = [f"{n}: {codec.derived[n]}, worked out of each item" for n in wanted]
     if took > 5:
         lines[-1] += f" ({took:.0f} s)"
-    return [replace(item, cond={**item.cond, **more}) for item, more in zip(items, found, strict=True)], lines
+    values = [_WORKED_OUT[mark, n] for n in wanted]
+    whole = [replace(item, cond={**item.cond, **dict(zip(wanted, own))}) for item, *own in zip(items, *values, strict=True)]
+    return whole, lines, mark
+
+
+# What was worked out in this process, or beside a run: molecules by the hundred thousand take minutes, and a comparison or a report
+# plans the same data many times over.
+_WORKED_OUT: dict[tuple[str, str], list[Any]] = {}
+
+
+def _mark(codec: Any, items: list[Item]) -> str:
+    """A hash of a codec's choices and all raw items."""
+    from morphogen.evaluation.copying import fingerprint
+
+    whole = hashlib.blake2b(f"{codec.name} {codec.config}".encode(), digest_size=16)
+    for item in items:
+        whole.update(fingerprint(item.raw).encode())
+    return whole.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def keep_worked_out(plan: Plan, folder: Path) -> None:
+    """Write what was worked out of a plan's items into a run folder."""
+    rows = [{"mark": mark, "name": name, "values": values} for (mark, name), values in _WORKED_OUT.items()
+            if mark == plan.mark and name in plan.conditions]
+    if rows:
+        write_json(folder / "derived.json", {"worked_out": rows})
+
+
+def recall_worked_out(folder: Path) -> None:
+    """Take up what a run folder holds of it, for the next `make_plan` of the same data."""
+    if (folder / "derived.json").is_file():
+        for row in read_json(folder / "derived.json").get("worked_out", []):
+            _WORKED_OUT[row.get("mark", ""), row.get("name", "")] = row.get("values", [])
 
 
 def _conditions(codec: Any, items: list[Item], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:

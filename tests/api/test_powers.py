@@ -104,7 +104,19 @@ def test_what_the_data_say_is_believed() -> None:
     from morphogen.plan import derive
 
     items = [Item("()", {"kind": "mine"}), Item("[]")]
-    assert derive(BracketCodec(), items, ["kind"]) == (items, [])
+    assert derive(BracketCodec(), items, ["kind"]) == items
+
+
+def test_what_was_worked_out_is_kept_beside_the_run(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    from morphogen import plan
+    from morphogen.api.evaluate import plan_again
+
+    before = plan_again(runs["asked"])
+    monkeypatch.setattr(plan, "_WORKED_OUT", {})
+    monkeypatch.setattr(BracketCodec, "derive", lambda *_: pytest.fail("worked out again"))
+    again = plan_again(runs["asked"])
+    assert [item.cond for item in again.items] == [item.cond for item in before.items] and again.items[0].cond
+    assert again.train == before.train
 
 
 def test_asked_values_are_numbers_and_names(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from morphogen.api.watching import default_cond, load_previews
 from morphogen.contracts import Item
 from morphogen.errors import DataError, MorphogenError
 from morphogen.files import check_output, write_json, write_text
-from morphogen.plan import Plan, defaults_of, derive, make_plan, read
+from morphogen.plan import Plan, defaults_of, derive, make_plan, read, recall_worked_out
 from morphogen.registry import plugins, resolve
 from morphogen.run import Run
 
@@ -90,6 +90,7 @@ def plan_again(folder: Run) -> Plan:
             remedy="put them back: the report compares with them",
         )
     parent = folder.recipe["data"].get("bridge")
+    recall_worked_out(folder.path)
     wishes = recorded_wishes(folder.recipe)
     return make_plan(
         source, **wishes, parent=Run(folder.path / "bridges" / "0", Run.load(folder.path / "bridges" / "0").recipe) if parent else None
@@ -101,7 +102,7 @@ def _other_data(folder: Run, plan: Plan, data: Any) -> list[Item]:
     config = {k: v for k, v in folder.recipe["codec"].get("config", {}).items() if k != "first"}
     items = read(data, name, config)[-1]
     needed = folder.recipe.get("conditions", {})
-    items, _ = derive(plan.codec, items[:20000], list(needed))
+    items = derive(plan.codec, items[:20000], list(needed))
     return [item for item in items if all(item.cond.get(k) is not None for k in needed)]
 
 

@@ -13,7 +13,7 @@ from morphogen.api.common import Watch, device_of, seconds
 from morphogen.api.watching import Hook, Previewer
 from morphogen.errors import FormatError, UsageError
 from morphogen.files import check_output, lock, write_json
-from morphogen.plan import Plan, make_plan
+from morphogen.plan import Plan, keep_worked_out, make_plan, recall_worked_out
 from morphogen.registry import resolve
 from morphogen.run import Run, build_bridges, config_values
 
@@ -59,6 +59,7 @@ def train(
     recorded = {} if fresh else Run.load(out).recipe
     own = {"family": family, "size": size, "minutes": minutes, "steps": steps, "seed": seed, "cond": tuple(cond), "options": options}
     wishes = recorded_wishes(recorded) if recorded else _over(recipe, own) if recipe else own
+    recall_worked_out(out)
     plan = make_plan(data, **wishes, parent=Run.load(recorded["data"]["bridge"]) if recorded.get("data", {}).get("bridge") else parent)
     for line in plan.found:
         watch.say("found   " + line)
@@ -213,6 +214,7 @@ class _Job:
         }
         run.save_recipe()
         run.save_parts(model)
+        keep_worked_out(plan, run.path)
         run.save_bridges(model)
         if self.parent:
             run.adopt_parent(self.parent)
