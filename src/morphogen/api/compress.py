@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -138,9 +138,10 @@ class _Wish:
 
 @dataclass
 class _Plan:
-    """How each file is kept: [name, size, digest, way, items, suffix]."""
+    """How each file is kept: [name, size of plain bytes, way, items, ending of what is written]; and a digest of all of them."""
 
     files: list[list[Any]] = field(default_factory=list)
+    digest: str = ""
     tokens: int = 0
     payload: int = 0
     by_model: int = 0
@@ -148,23 +149,30 @@ class _Plan:
     "Files that the codec reads and would write differently."
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def _digest(contents: Iterable[bytes]) -> str:
+    """One for all files: a digest each would weigh more than small files do."""
+    whole = hashlib.blake2b(digest_size=16)
+    for data in contents:
+        whole.update(hashlib.blake2b(data, digest_size=16).digest())
+    return whole.hexdigest()
 
 
 def _encode(
     coder: Lossless, kind: str, files: dict[str, bytes], about: tuple[list[str], str], source: Path, wish: _Wish
 ) -> tuple[bytes, _Plan]:
-    plan, tokens, rest = _Plan(), [], []
+    plan, tokens, rest, contents = _Plan(), [], [], []
     found = _find_items(coder, files, source, wish, plan) if wish.items else {}
     for name, data in files.items():
         if name in found:
             way, own, suffix, content = found[name]
-            plan.files.append([name, len(content), _digest(content), way, len(own), suffix])
+            plan.files.append([name, 0, way, len(own), suffix])
+            contents.append(content)
             tokens += own
         else:
-            plan.files.append([name, len(data), _digest(data), PLAIN, 0, ""])
+            plan.files.append([name, len(data), PLAIN, 0, ""])
+            contents.append(data)
             rest.append(data)
+    plan.digest = _digest(contents)
     items = coder.encode_items(tokens) if tokens else Blocks()
     plain = coder.encode_bytes(b"".join(rest))
     plan.tokens = sum(a[2] for a in [*items.about, *plain.about])
@@ -173,7 +181,7 @@ def _encode(
     plan.by_model = sum(a[1] for a in plain.about if a[0] == "model") + sum(len(files[n]) for n in found)
     header = {
         "kind": kind, "run": about[1], "build": coder.build() if used else {}, "files": plan.files, "empty": about[0],
-        "items": items.about, "plain": plain.about,
+        "digest": plan.digest, "items": items.about, "plain": plain.about,
     }
     return pack(header, [*items.data, *plain.data]), plan
 
@@ -222,23 +230,23 @@ def _decode(coder: Lossless, header: dict[str, Any], blocks: list[bytes], where:
         about, entries = header["items"], header["files"]
         tokens = coder.decode_items(blocks[: len(about)], about)
         plain = coder.decode_bytes(blocks[len(about) :], header["plain"])
-        kept = [e for e in entries if e[3] != PLAIN]
-        bounds = np.cumsum([0, *(e[4] for e in kept)]).tolist()
+        kept = [e for e in entries if e[2] != PLAIN]
+        bounds = np.cumsum([0, *(e[3] for e in kept)]).tolist()
         items = coder.items_of_tokens(tokens) if tokens else []
         groups = [items[a:b] for a, b in pairwise(bounds)]
         files = written(coder.model.codec, groups, [Path(e[0]).suffix for e in kept])
         out, at = {}, 0
-        for name, size, digest, way, _, suffix in entries:
+        for name, size, way, _, suffix in entries:
             if way == PLAIN:
                 data, at = plain[at : at + size], at + size
             else:
                 file = next(files)
                 data = b"" if file is None else file[1]
                 name = str(Path(name).with_suffix(suffix)) if way == CONTENT else name
-            if _digest(data) != digest:
-                raise FormatError("a file came out different", where=f"{where}: {name}",
-                                  remedy="another version of a library writes it; use the versions it was compressed with")
             out[safe_name(name)] = data
+        if _digest(out.values()) != header["digest"]:
+            raise FormatError("the files came out different", where=where,
+                              remedy="another version of a library writes them; use the versions they were compressed with")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise damaged(f"its header, {type(error).__name__}") from None
     if len(out) != len(entries) or at != len(plain):
@@ -248,7 +256,7 @@ def _decode(coder: Lossless, header: dict[str, Any], blocks: list[bytes], where:
 
 def _compare(files: dict[str, bytes], plan: _Plan, back: dict[str, bytes]) -> None:
     """Raises FormatError unless all came back (digests were compared by decoding; here the bytes are)."""
-    kept = {e[0] for e in plan.files if e[3] != CONTENT}
+    kept = {e[0] for e in plan.files if e[2] != CONTENT}
     if any(back.get(name) != data for name, data in files.items() if name in kept) or len(back) != len(files):
         raise FormatError("decoding did not give the same bytes back, so nothing was written", remedy="report this: a fault of ours")
 
@@ -266,7 +274,7 @@ def _notes(coder: Lossless, plan: _Plan) -> list[str]:
         notes.append("this run's model does not write tokens one after another: all was coded by xz")
     elif not plan.by_model and any(e[1] for e in plan.files):
         notes.append("nothing here is better known to the model than to xz: all was coded by xz, or stored")
-    content = sum(e[3] == CONTENT for e in plan.files)
+    content = sum(e[2] == CONTENT for e in plan.files)
     if content:
         notes.append(f"{content:,} files come back as their content (--items), not with the file's own bytes")
     elif plan.differ:

@@ -76,13 +76,14 @@ class Lossless:
         return {} if self.portable is not None or self.steps is None else build(self.steps(), blocks.ITEM_ROWS)
 
     # ---------------------------------------------------------------- bytes
-    def _running(self) -> blocks.Running:
+    def _running(self, size: int) -> blocks.Running:
         if self.running is None:
+            size = min(size, TEXT_BLOCK)
             seam = self.model.codec.seam
             if self.portable is not None:
-                self.running = blocks.Running(self.space, seam, counts=self.portable.counts(seam))
+                self.running = blocks.Running(self.space, seam, counts=self.portable.counts(seam), expected=size)
             else:
-                self.running = blocks.Running(self.space, seam, steps=self.steps())
+                self.running = blocks.Running(self.space, seam, steps=self.steps(), expected=size)
         return self.running
 
     def encode_bytes(self, data: bytes) -> Blocks:
@@ -93,17 +94,17 @@ class Lossless:
             piece = data[at : at + (TEXT_BLOCK if self.runs else PLAIN_BLOCK)]
             if self.runs and at + len(piece) < len(data):
                 piece = piece[: whole_characters(piece)]
-            self._encode_piece(piece, out)
+            self._encode_piece(piece, out, len(data))
             at += len(piece)
             if self.progress:
                 self.progress(at / len(data))
         return out
 
-    def _encode_piece(self, piece: bytes, out: Blocks) -> None:
+    def _encode_piece(self, piece: bytes, out: Blocks, total: int) -> None:
         small = squeeze(piece)
         tokens = self.model.codec.tokens_of(piece) if self.runs else None
         if tokens is not None:
-            running = self._running()
+            running = self._running(total)
             rows = running.rows_for(len(tokens))
             coded = running.encode(tokens, rows)
             if len(coded) < min(len(small), len(piece)):
@@ -122,7 +123,7 @@ class Lossless:
             if how == MODEL:
                 if not self.runs or not 0 < rows <= count <= size <= TEXT_BLOCK:
                     raise damaged("a block's header")
-                tokens = self._running().decode(block, count, rows)
+                tokens = self._running(sum(a[1] for a in about)).decode(block, count, rows)
                 blocks.check([tokens], digest, "a block")
                 piece = self.model.codec.bytes_of(tokens)
             else:

@@ -37,11 +37,14 @@ class Running:
     With `counts` (an n-gram's) the tables begin filled; with `steps` (a network's) its distribution is one more voice.
     """
 
-    def __init__(self, space: Tokens, seam: int, counts: Sequence[Counts] = (), steps: Steps | None = None) -> None:
+    def __init__(
+        self, space: Tokens, seam: int, counts: Sequence[Counts] = (), steps: Steps | None = None, expected: int = 1 << 16
+    ) -> None:
+        """`expected`: about how many tokens will come; both ways must say the same."""
         self.seam, self.steps = seam, steps
         # items end, a running text does not: the end id is left out where it is the last
         self.vocab = space.vocab - (space.end == space.vocab - 1)
-        self.blend = Blend(self.vocab, table_sizes(counts, self.vocab), steps is not None)
+        self.blend = Blend(self.vocab, table_sizes(counts, self.vocab, expected), steps is not None)
         self.blend.prime(counts)
 
     def rows_for(self, n: int) -> int:
@@ -93,14 +96,14 @@ def _lanes(rows: int) -> int:
     return rows
 
 
-def table_sizes(counts: Sequence[Counts], vocab: int) -> list[int]:
-    """log2 of the number of slots for context lengths 1, 2, ...: room for what was counted and for a block of news."""
-    orders = max(4 if vocab > 256 else 6, min(6, len(counts) - 1)) if vocab <= 256 else 3
+def table_sizes(counts: Sequence[Counts], vocab: int, expected: int) -> list[int]:
+    """log2 of the number of slots for context lengths 1, 2, ...: room for what was counted and for the news."""
+    orders = 6 if vocab <= 256 else 3
     chunks = max(1, -(-(vocab - 1).bit_length() // 4))
     out = []
     for k in range(1, orders + 1):
         known = len(counts[k].context) if k < len(counts) else 0
-        need = min(vocab**k * (1 + 16 * (chunks > 1)), 1.2 * known * chunks / 2 + (1 << 17))
+        need = min(vocab**k * (1 + 16 * (chunks > 1)), 0.6 * (known + expected) * chunks)
         out.append(min(21, max(8, int(need).bit_length())))
     return out
 

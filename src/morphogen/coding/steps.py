@@ -50,8 +50,9 @@ class NetSteps:
         """(R, V) int64, positive for tokens that may stand here, sum below 2^37."""
         import torch
 
+        news = torch.from_numpy(self._feed())  # may begin a new state
         with torch.inference_mode():
-            logits = self.family.step(self.state, torch.from_numpy(self._feed())).double().numpy()
+            logits = self.family.step(self.state, news).double().numpy()
         position = len(self.past)
         legal = np.isfinite(logits)
         if self.space.slots:

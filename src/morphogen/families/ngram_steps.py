@@ -145,7 +145,10 @@ def _find(table: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------ counts
-def counts(levels: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], space: Tokens, seam: int) -> list[Counts]:
+Level = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # contexts, backoff, ngrams, share: as `ngram.py` keeps them
+
+
+def counts(levels: Sequence[Level], space: Tokens, seam: int) -> list[Counts]:
     """How often each token followed each context, about as counted: what shares and backoffs were made from.
 
     Witten-Bell gives the counts back: share T / backoff, T being the kinds of tokens seen. Kneser-Ney's discounts are taken as
@@ -154,15 +157,13 @@ def counts(levels: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     """
     vocab = space.vocab
     own = [_counted(level, vocab) for level in levels]
-    top = own[-1][2]
-    plain = bool(len(top)) and float(np.mean(np.abs(top - np.rint(top)) < 0.01)) > 0.9
+    longer = [_shortened(levels[k + 1], own[k + 1], levels[k], vocab) for k in range(len(levels) - 1)]
+    # plain counts of longer runs never add up to more than those of shorter ones
+    plain = all(above[2].sum() <= 1.01 * here[2].sum() for above, here in zip(own[1:], own, strict=False))
     found = [np.maximum(1, np.rint(c if plain else 0.75 * c + 0.75)).astype(np.int64) for _, _, c in own]
     for k in range(len(levels) - 2, -1, -1) if not plain else ():
-        contexts, _, keys, _ = levels[k]
-        longer = levels[k + 1][0] // (vocab + 1)
-        total = np.zeros(len(keys), np.int64)
-        np.add.at(total, np.searchsorted(keys, longer[own[k + 1][0]] * vocab + own[k + 1][1]), found[k + 1])
-        begun = (contexts % (vocab + 1) == vocab)[own[k][0]] if k else np.zeros(len(keys), bool)
+        total = _added(longer[k], found[k + 1], len(found[k])).astype(np.int64)
+        begun = (levels[k][0] % (vocab + 1) == vocab)[own[k][0]] if k else np.zeros(len(total), bool)
         found[k] = np.maximum(1, np.where(begun, found[k], total))
     out: list[Counts] = []
     kept = levels[0][0] == 0  # of an n-gram with labels, only what was counted without any
@@ -177,8 +178,19 @@ def counts(levels: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     return out
 
 
-def _counted(level: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], vocab: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _counted(level: Level, vocab: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each n-gram: its context, its token, share T / backoff."""
     contexts, backoff, ngrams, share = level
     context = ngrams // vocab
     kinds = np.bincount(context, minlength=len(contexts)).astype(np.float64)
     return context, ngrams % vocab, share.astype(np.float64) * (kinds / np.maximum(backoff.astype(np.float64), 1e-12))[context]
+
+
+def _shortened(level: Level, own: tuple[np.ndarray, np.ndarray, np.ndarray], below: Level, vocab: int) -> np.ndarray:
+    """Of each n-gram: its place among those one token shorter."""
+    context, token, _ = own
+    return np.searchsorted(below[2], (level[0] // (vocab + 1))[context] * vocab + token)
+
+
+def _added(where: np.ndarray, what: np.ndarray, n: int) -> np.ndarray:
+    return np.bincount(where, what, n)
