@@ -25,7 +25,7 @@ from morphogen.errors import DataError, UsageError
 from morphogen.spaces import Tokens
 
 ENDINGS = frozenset({".txt", ".sok", ".xsb", ".lvl"})
-PREVIEW_NODES = 20_000
+PREVIEW_NODES = 10_000
 PROOF_NODES, FEW_BOXES = 2_000, 2  # positions looked at in training levels of so few boxes, to find those without a solution
 DERIVED_NODES = 5_000  # positions looked at for the difficulty of a training level
 LAST = 2  # from this attempt on a level is mended by hand
@@ -49,7 +49,7 @@ class LevelConfig:
     "The goal's tile, for rules reach."
     walls: str = ""
     "Tiles nobody walks through, for rules reach."
-    nodes: int = 50_000
+    nodes: int = 20_000
     "Positions the Sokoban solver looks at before it gives up."
     unknown: str = "?"
     "The sign of a tile to be filled in, in levels given to `generate`."
@@ -153,7 +153,8 @@ class LevelCodec:
         by_count = [tile for tile, _ in counts.most_common() if tile != self.outside]
         self.tiles = TILES if like else (*by_count, self.outside)
         self.unknown = next(t for t in (self.config.unknown, *"?%&~^") if t not in self.tiles)
-        rows, columns = reading.grid if reading and reading.grid else np.max([(len(x.raw), len(x.raw[0])) for x in items], axis=0)
+        own = (self.config.size,) * 2 if self.config.size else np.max([(len(x.raw), len(x.raw[0])) for x in items], axis=0)
+        rows, columns = reading.grid if reading and reading.grid else own
         self.space = Tokens(len(self.tiles), int(rows * columns), grid=(int(rows), int(columns)))
         config = self.config
         raws = list(dict.fromkeys(item.raw for item in items))
@@ -180,7 +181,10 @@ class LevelCodec:
         """What was decided, one line each."""
         assert isinstance(self.space, Tokens)
         shown = " ".join("blank" if t == " " else t for t in self.tiles if t != self.outside)
-        return [f"grid {self.space.grid[0]}×{self.space.grid[1]}, {len(self.tiles) - 1} tiles ({shown}) and outside ({self.outside})"]
+        lines = [f"grid {self.space.grid[0]}×{self.space.grid[1]}, {len(self.tiles) - 1} tiles ({shown}) and outside ({self.outside})"]
+        if self.unknown != self.config.unknown:
+            lines.append(f"'{self.config.unknown}' is a tile here: '{self.unknown}' stands for tiles to be filled in")
+        return lines
 
     # ---------------------------------------------------------------- one level
     def encode(self, raw: Sequence[str]) -> np.ndarray:

@@ -19,8 +19,9 @@ from morphogen.codecs.level.sokoban import (
     WALL,
 )
 
-PULLS = 1500  # positions looked at when boxes are pulled from their goals
-NODES = 20_000
+PULLS = 400  # positions looked at when boxes are pulled from their goals
+NODES = 10_000
+LEAST = 9  # cells a level should have to be worth mending
 Cell = tuple[int, int]
 STEPS: tuple[Cell, ...] = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -80,10 +81,11 @@ def _closed(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         part = spread(seed, inside)
         left &= ~part
         things = np.isin(grid, (BOX, GOAL)) & part
-        key = (bool((np.isin(grid, (PLAYER, PLAYER_ON_GOAL)) & part).any()), int(things.sum()), int(part.sum()))
+        peopled = bool((np.isin(grid, (PLAYER, PLAYER_ON_GOAL)) & part).any())
+        key = (part.sum() >= LEAST, peopled, int(things.sum()), int(part.sum()))
         if best is None or key > best[0]:
             best = (key, part)
-    if best is None or best[1].sum() < 3:
+    if best is None or best[1].sum() < 4:
         return None
     part = best[1]
     rest = inside & ~part  # nothing out of reach stays but sealed floor
@@ -140,8 +142,10 @@ def _backwards(grid: np.ndarray, room: set[Cell], wanted: set[Cell], goals: set[
 def _pulled(room: set[Cell], goals: frozenset[Cell], wanted: set[Cell]) -> Iterator[tuple[frozenset[Cell], set[Cell]]]:
     """(boxes, cells the player may stand on) of positions reached by pulling, nearest to `wanted` first, an easy one last."""
 
+    far = {cell: _nearest(cell, wanted) for cell in room}
+
     def apart(boxes: frozenset[Cell]) -> int:
-        return sum(_nearest(b, wanted) for b in boxes) + sum(_nearest(w, set(boxes)) for w in wanted)
+        return sum(far[b] for b in boxes)
 
     heap: list[tuple[int, list[Cell], int, Cell]] = []
     met, found, serial = set(), [], 0
