@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -95,12 +96,9 @@ class MusicCodec:
         """Measure the length; the vocabulary is fixed. Raises DataError when there are fewer than two tunes."""
         if len(items) < 2:
             raise DataError(f"{len(items)} tune is too little to learn from", remedy="give at least two")
-        sizes, bars = [], []
-        for item in items:
-            tune = self._tune(item.raw)
-            sizes.append(len(tokens.say(tune)[0]) + 1)
-            bars.append(sizes[-1] / max(1, len(segments(tune))))
-        self.bar = max(2, round(float(np.median(bars))) - 1)
+        said = [_ids(item.raw) for item in items]
+        sizes = [len(ids) + 1 for ids in said]
+        self.bar = max(2, round(float(np.median([len(ids) / max(1, sum(map(tokens.BAR_IDS.__contains__, ids))) for ids in said]))) - 1)
         length = self.config.length
         if not length:
             ordered = np.sort(sizes)
@@ -119,17 +117,9 @@ class MusicCodec:
         assert isinstance(self.space, Tokens)
         return self.space
 
-    @staticmethod
-    def _tune(raw: str, *, whole: bool = True) -> Tune:
-        try:
-            return abc.read(raw, whole=whole)
-        except abc.Unreadable as error:
-            raise UsageError(f"not a tune: {error}", remedy="write it as ABC, such as K:G and a line of notes") from None
-
     def encode(self, raw: str) -> np.ndarray:
         """(n,) int64 ids, closed by the end if there is room. Raises UsageError when the text is no tune."""
-        ids = tokens.say(self._tune(raw))[0]
-        return np.array([*ids, tokens.END][: self._space.length], np.int64)
+        return np.array([*_ids(raw), tokens.END][: self._space.length], np.int64)
 
     def decode(self, x: Any) -> str:
         """The tune that the ids mean, up to the first end, as normalised ABC; never fails."""
@@ -145,7 +135,7 @@ class MusicCodec:
         Unknown bars get as many tokens as the other bars have. Raises UsageError when it does not fit the length.
         """
         closed = MASK.search(raw) is not None
-        tune = self._tune(MASK.sub(lambda m: abc.HOLE * int(m[1] or 1), raw), whole=closed)
+        tune = _tune(MASK.sub(lambda m: abc.HOLE * int(m[1] or 1), raw), whole=closed)
         ids, known = [], []
         bars = [s for s in segments(tune) if s.length > 0]
         own = [len(tokens.say(Tune(tune.metre, tune.key, tune.body[s.start : s.stop]))[0]) - 2 for s in bars if s.length == s.full]
@@ -176,7 +166,7 @@ class MusicCodec:
 
     def explain(self, raw: str, parts: Any) -> list[tuple[str, float]]:
         """("bar 3: d2 Bd", sum over its tokens) from left to right; metre and key first, the end last where it was looked at."""
-        tune, each = self._tune(raw), np.asarray(parts, np.float64).tolist()
+        tune, each = _tune(raw), np.asarray(parts, np.float64).tolist()
         places, bars, text = tokens.say(tune)[1], segments(tune), writing.pieces(tune)
         out: list[tuple[str, float]] = [("metre and key", float(sum(each[:2])))]
         starts = [bar.start for bar in bars[1:]]
@@ -189,7 +179,7 @@ class MusicCodec:
 
     def faults(self, raw: str, attempt: int) -> Given | None:
         """The bars that do not fill the metre, and `attempt` more on either side, are unknown."""
-        tune = self._tune(raw)
+        tune = _tune(raw)
         wrong = wrong_bars(tune)
         if not wrong:
             return None
@@ -211,18 +201,16 @@ class MusicCodec:
 
     def derive(self, raws: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
         """The named values of `derived`, one dict a tune."""
-        return [{name: said.get(name) for name in names} for said in (looks.derive(self._tune(raw)) for raw in raws)]
+        return [{name: said.get(name) for name in names} for said in (looks.derive(_tune(raw)) for raw in raws)]
 
     def features(self, raws: Sequence[str]) -> np.ndarray:
         """(N, 177) float32; the same for a tune in every key."""
-        return np.stack([looks.features(self._tune(raw)) for raw in raws]) if len(raws) else np.zeros((0, looks.SIZE), np.float32)
+        return np.stack([looks.features(_tune(raw)) for raw in raws]) if len(raws) else np.zeros((0, looks.SIZE), np.float32)
 
     def size_of(self, raw: str) -> tuple[int, str]:
         """Characters of the normalised text of what `encode` keeps."""
-        tune = self._tune(raw)
-        ids = tokens.say(tune)[0]
-        kept = tune if len(ids) <= self._space.length else tokens.hear(ids[: self._space.length], whole=False)
-        return len(writing.write(kept)), "character"
+        ids = _ids(raw)
+        return len(writing.write(tokens.hear(ids[: self._space.length], whole=len(ids) <= self._space.length))), "character"
 
     # ---------------------------------------------------------------- outputs
     def write(self, raws: Sequence[str], out: Path, meta: Sequence[dict[str, Any]]) -> list[Path]:
@@ -245,7 +233,7 @@ class MusicCodec:
                 own = [f"{i:05d}{ending}" for ending in (".abc", ".mid", ".wav")]
                 for name, data in zip(own, (self._abc(raw, m, i).encode(), self._midi(raw, m), self._wav(raw))):
                     (folder / name).write_bytes(data)
-                tune = self._tune(raw)
+                tune = _tune(raw)
                 row = {**dict(zip(("file_name", "midi", "sound"), own)), **m, "key": tune.key.name, "metre": tune.metre}
                 lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 names += own
@@ -255,21 +243,21 @@ class MusicCodec:
     def _abc(self, raw: str, meta: dict[str, Any], i: int) -> str:
         number = int(meta.get("index", i)) + 1
         rhythm = f"R:{_word(meta['rhythm'])}\n" if meta.get("rhythm") else ""
-        return writing.page(self._tune(raw), number, f"Tune {number}", rhythm)
+        return writing.page(_tune(raw), number, f"Tune {number}", rhythm)
 
     def _midi(self, raw: str, meta: dict[str, Any]) -> bytes:
-        tune = self._tune(raw)
+        tune = _tune(raw)
         asked = meta.get("tempo")
         tempo = float(asked) if isinstance(asked, int | float) and 10 <= asked <= 1000 else sound.tempo_of(tune, self.config.tempo)
         return midi.write(tune, tempo)
 
     def _wav(self, raw: str) -> bytes:
-        tune = self._tune(raw)
+        tune = _tune(raw)
         return sound.wav(sound.render(tune, sound.tempo_of(tune, self.config.tempo)))
 
     def preview(self, raws: Sequence[str]) -> dict[str, Any]:
         """Piano rolls of the first bars, a line about each, and the beginning of the first few as sound."""
-        tunes = [self._tune(raw) for raw in raws]
+        tunes = [_tune(raw) for raw in raws]
         lines = [f"{t.key.tonic} {MODE_NAMES[t.key.mode]} · {t.metre} · {len(segments(t))} bars" for t in tunes]
         rate = 11_025
         heard = [sound.wav(sound.render(t, sound.tempo_of(t, self.config.tempo), rate, EXCERPT, 8.0), rate, 1) for t in tunes[:HEARD]]
@@ -282,6 +270,19 @@ class MusicCodec:
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.space, self.bar = spaces.from_json(state["space"]), int(state["bar"])
+
+
+def _tune(raw: str, *, whole: bool = True) -> Tune:
+    try:
+        return abc.read(raw, whole=whole)
+    except abc.Unreadable as error:
+        raise UsageError(f"not a tune: {error}", remedy="write it as ABC, such as K:G and a line of notes") from None
+
+
+@lru_cache(maxsize=1 << 15)
+def _ids(raw: str) -> tuple[int, ...]:
+    """Ids without the end; remembered, because measuring, encoding and scoring ask for the same."""
+    return tuple(tokens.say(_tune(raw))[0])
 
 
 def _plain(source: abc.Source) -> str:

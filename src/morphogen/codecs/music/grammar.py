@@ -5,7 +5,9 @@ bar line of a section; before a section's bar line a bar that lacks x, if an upb
 """
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from itertools import chain
 from math import inf
 from typing import NamedTuple
 
@@ -85,7 +87,7 @@ def _finish(tuplet: tuple[int, int, int, int], rest: int) -> float:
     return min((_notes(left, s - written) + _fill(rest - q * s // p) for s in sums), default=inf)
 
 
-@cache
+@lru_cache(maxsize=1 << 18)
 def cost(state: State) -> float:
     """The fewest tokens, the end included, that make a legal end; infinite when none is left."""
     if state.stage < 2:
@@ -96,29 +98,51 @@ def cost(state: State) -> float:
     missing = max(0, 2 - len(state.open)) + 1 if state.last in ("open", "inner") else 0
     missing += 1 + _fill(state.full) if state.owed else 0  # no tune ends with an upbeat
     if state.last in ("open", "inner") or state.pending:
-        plain = state._replace(last="note", open=(), pending=True)
-        options = [_written(plain, ONE), *(_written(plain, t) for t in TICKS.values())]
-        return missing + min(((i > 0) + _close(s) for i, s in enumerate(options) if s.rest >= 0), default=inf)
-    return missing + (not state.written and not state.tuplet[2] and state.rest >= FREE // 2) + _close(state)
+        return missing + _sized(state.tuplet, state.rest, _given(state, written=True)) + 2
+    need_note = not state.written and not state.tuplet[2] and state.rest >= FREE // 2
+    return missing + need_note + _close(state.tuplet, state.rest, _given(state, written=state.written)) + 2
 
 
-def _close(state: State) -> float:
-    """Tokens that fill the bar, or all of it that an upbeat does not give, a bar line and the end."""
-    given = {0} if state.opening or state.owed else {0, *(u for u in (state.upbeat, state.first) if u < state.rest or state.written)}
-    return min(_finish(state.tuplet, state.rest - u) if u <= state.rest else inf for u in given) + 2
+def _given(state: State, *, written: bool) -> tuple[int, ...]:
+    """Times that the bar may lack at the end, because an upbeat gives them."""
+    if state.opening or state.owed:
+        return (0,)
+    return tuple({0, *(u for u in (state.upbeat, state.first) if u < state.rest or written)})
+
+
+@lru_cache(maxsize=1 << 18)
+def _close(tuplet: tuple[int, int, int, int], rest: int, given: tuple[int, ...]) -> float:
+    """The fewest tokens that fill the bar, or all of it that an upbeat does not give."""
+    return min(_finish(tuplet, rest - time) if time <= rest else inf for time in given)
+
+
+@lru_cache(maxsize=1 << 18)
+def _sized(tuplet: tuple[int, int, int, int], rest: int, given: tuple[int, ...]) -> float:
+    """The same while a note's length may still follow."""
+    best = inf
+    for time in (ONE, *TICKS.values()):
+        after, left = _taken(tuplet, rest, time)
+        if left >= 0:
+            best = min(best, (time != ONE) + _close(after, left, given))
+    return best
 
 
 def _written(state: State, time: int) -> State:
     """The pending note lasts so long. A negative rest: it does not fit."""
-    p, q, left, written = state.tuplet
-    done = state._replace(pending=False, written=True)
+    tuplet, rest = _taken(state.tuplet, state.rest, time)
+    return state._replace(pending=False, written=True, tuplet=tuplet, rest=rest)
+
+
+def _taken(tuplet: tuple[int, int, int, int], rest: int, time: int) -> tuple[tuple[int, int, int, int], int]:
+    """Tuplet and rest of the bar after a note of that time."""
+    p, q, left, written = tuplet
+    free = rest >= FREE // 2
     if not left:
-        return done._replace(rest=state.rest if state.rest >= FREE // 2 else state.rest - time)
+        return tuplet, rest if free else rest - time
     left, written = left - 1, written + time
     if left:
-        return done._replace(tuplet=(p, q, left, written), rest=state.rest if q * written <= p * state.rest else -1)
-    rest = -1 if written % p else state.rest - (0 if state.rest >= FREE // 2 else q * written // p)
-    return done._replace(tuplet=(1, 1, 0, 0), rest=rest)
+        return (p, q, left, written), rest if q * written <= p * rest else -1
+    return (1, 1, 0, 0), -1 if written % p else rest if free else rest - q * written // p
 
 
 # ------------------------------------------------------------------ bar lines
@@ -235,32 +259,36 @@ class MusicGrammar:
         return _allowed(state, min(left, FAR))
 
 
-@cache
-def _kinds() -> tuple[tuple[int, np.ndarray], ...]:
-    """A token of each kind that behaves alike, and all of that kind."""
-    single = np.eye(VOCAB, dtype=bool)
-    alike = [(int(np.flatnonzero(mask)[0]), mask) for mask in (PITCHES, KEYS)]
-    rest = [i for i in range(VOCAB) if not (PITCHES[i] or KEYS[i])]
-    return tuple(alike + [(i, single[i]) for i in rest])
+FIRST_PITCH, FIRST_KEY = int(np.flatnonzero(PITCHES)[0]), int(np.flatnonzero(KEYS)[0])
+IN_CHORD = (FIRST_PITCH, id_of(TIE), id_of(CLOSE))
+IN_BAR = (FIRST_PITCH, id_of(REST), id_of(OPEN), id_of(TIE), *(i for i, _ in BARS), *(i for i, _ in TUPLETS))
+AFTER_BAR = (END, FIRST_KEY, *ENDINGS.values(), *np.flatnonzero(METRES).tolist())
 
 
-@cache
+def _candidates(state: State) -> Iterable[int]:
+    """Tokens that are worth a look; the first pitch and the first key stand for all of them."""
+    if state.stage < 2:
+        return np.flatnonzero(METRES).tolist() if state.stage == 0 else (FIRST_KEY,)
+    if state.last in ("open", "inner"):
+        return IN_CHORD
+    return chain(IN_BAR, TICKS if state.pending else (), AFTER_BAR if state.last in ("bar", "ending", "metre", "key") else ())
+
+
+@lru_cache(maxsize=1 << 16)
 def _allowed(state: State, left: int) -> np.ndarray:
     legal, near = np.zeros(VOCAB, bool), np.zeros(VOCAB, bool)
-    for token, mask in _kinds():
-        if state.open and PITCHES[token]:
+    for token in _candidates(state):
+        mask = PITCHES if token == FIRST_PITCH else KEYS if token == FIRST_KEY else token
+        if token == FIRST_PITCH and state.open:
             token = next(i for i in np.flatnonzero(PITCHES).tolist() if i not in state.open)
         after = step(state, token)
         if after is None or after.rest < 0:
             continue
         need = 0.0 if token == END else cost(after)
         if need < inf:
-            legal |= mask
-            if need <= left - 1:
-                near |= mask
+            legal[mask] = True
+            near[mask] |= need <= left - 1
     for one in (legal, near):
         one[list(state.open)] = False
         one.setflags(write=False)
     return near if near.any() else legal
-
-

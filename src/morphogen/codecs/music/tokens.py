@@ -39,6 +39,7 @@ ATOMS: tuple[Atom, ...] = (
 IDS = {(type(atom), atom): i for i, atom in enumerate(ATOMS)}
 END = len(ATOMS)
 VOCAB = END + 1
+BAR_IDS = frozenset(i for i, atom in enumerate(ATOMS) if isinstance(atom, Bar))
 HOLE = -1
 """Not in the vocabulary: where a tune that is given has an unknown bar (a rest of length 0)."""
 
