@@ -51,10 +51,10 @@ def test_bits_come_back_at_any_chance(seed, rows):
     encoder, decoder = BitEncoder(rows), None
     for chance, bit in zip(p, bits, strict=True):
         encoder.code(chance, bit)
-    decoder = BitDecoder(encoder.coder.finish(), rows)
+    decoder = BitDecoder(encoder.finish(), rows)
     for chance, bit in zip(p, bits, strict=True):
         assert (decoder.code(chance, None) == bit).all()
-    decoder.coder.finish()
+    decoder.finish()
 
 
 @pytest.mark.parametrize("kind", ["even", "gaps"])

@@ -14,13 +14,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from morphogen.coding.logistic import COUNTS, LIMIT, NEW_STATE, ONE, counted_states, next_states, squash_table, stretch
+from morphogen.coding.logistic import COUNTS, LIMIT, NEW_STATE, ONE, counted_states, next_states, squash_table, state_table, stretch
 
 NODES = 16
 LONG = 24  # longest match that is told from longer ones
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 RATE = 18
 BATCH = 4
+MATCH_KINDS = np.array([0] + [1] * 15 + [2] * (LONG - 16) + [3])
 
 
 class Coder(Protocol):
@@ -65,6 +66,7 @@ class Blend:
         self.vocab, self.orders, self.told = vocab, len(slots), told
         self.depth = max(1, (vocab - 1).bit_length())
         self.chunks = chunks_of(self.depth)
+        self.places = np.arange(self.depth)[::-1].copy()
         self.distance = constants(self.orders, 1)[:, None]
         self.level = constants(len(self.chunks) + 1, 77)
         self.shift = (64 - np.array(slots)).astype(np.uint64)[:, None]
@@ -124,56 +126,57 @@ class Blend:
     def symbol(self, coder: Coder, given: np.ndarray | None, symbols: np.ndarray | None) -> np.ndarray:
         """Code one token of every row. `given` (R, V + 1): running sums of its weights, if told. Returns the tokens (R,)."""
         guess, length = self.matches.look()
-        chance = self.hits[0] * ONE // (self.hits[0] + self.hits[1])
-        trust = stretch(chance)
+        trust = stretch(self.hits[0] * ONE // self.hits.sum(0))
         trust[0] = 0
-        turn = Turn(guess, length, trust[length], (length > 0) * 1 + (length > 15) + (length >= LONG), self.depth)
+        places = self.places[:, None]
+        digits = (guess >> places) & 1
+        turn = Turn(
+            digits, (2 * digits - 1) * trust[length].astype(np.float64), MATCH_KINDS[length], guess >= 0,
+            None if symbols is None else (symbols >> places) & 1, given,
+        )
         hashes, value = self._hashes(), np.zeros(self.rows, np.int64)
-        for c, digits in enumerate(self.chunks):
-            value = self._chunk(coder, hashes, value, (c, digits), (turn, given, symbols))
-        for i, agree in enumerate(turn.agree):
-            was = turn.alive[i]
-            self.hits[0] += np.bincount(length[was & agree], minlength=LONG + 1)
-            self.hits[1] += np.bincount(length[was & ~agree], minlength=LONG + 1)
+        for c, count in enumerate(self.chunks):
+            value = self._chunk(coder, hashes, value, c, count, turn)
+        agreed, broken = length[guess >= 0], (guess >= 0) & ~turn.alive
+        self.hits[0] += np.bincount(agreed, turn.agreed[guess >= 0], LONG + 1).astype(np.int64)
+        self.hits[1] += np.bincount(length[broken], minlength=LONG + 1)
         value = np.minimum(value, self.vocab - 1)
         self.matches.push(value, guess)
         return value
 
-    def _chunk(self, coder: Coder, hashes: np.ndarray, value: np.ndarray, which: tuple[int, int], about: tuple) -> np.ndarray:
+    def _chunk(self, coder: Coder, hashes: np.ndarray, value: np.ndarray, c: int, count: int, turn: Turn) -> np.ndarray:
         """Code up to four digits; the weights are chosen at their beginning and moved at their end."""
-        (c, digits), (turn, given, symbols) = which, about
-        k, squashed, following = self.orders, squash_table(), next_states()
+        k, table, squashed, following, stretched = self.orders, self.table, squash_table(), next_states(), state_table()
         base, node = self._slot(hashes, c, value), 1
-        inputs, errors = np.empty((digits, self.inputs, self.rows)), np.empty((digits, 1, self.rows))
+        inputs, errors = np.empty((count, self.inputs, self.rows)), np.empty((count, 1, self.rows))
         inputs[:, -1] = 256
-        old = self.table[base + 1]
-        alive = turn.alive[-1]
-        chosen = ((old & (COUNTS - 1)) > 0).sum(0) * 4 + turn.kind * alive
-        weights = self.weights[c][chosen].T
-        for i in range(digits):
-            left, x, place = turn.left - 1, inputs[i], base + node
-            old = self.table[place]
-            np.subtract(old >> 4, 2048.0, out=x[:k])
-            expected = (turn.guess >> left) & 1
-            np.multiply(turn.trust * alive, 2 * expected - 1, out=x[-2])
-            if given is not None:
-                x[-3] = _told(given, value, left)
+        place = base + 1
+        old = table.take(place)
+        chosen = np.count_nonzero(old & (COUNTS - 1), 0) * 4 + turn.kind * turn.alive
+        weights = self.weights[c].take(chosen, 0).T
+        for i in range(count):
+            x = inputs[i]
+            if i:
+                place = base + node
+                old = table.take(place)
+            stretched.take(old, out=x[:k], mode="clip")
+            np.multiply(turn.signed[turn.at], turn.alive, out=x[-2])
+            if turn.given is not None:
+                x[-3] = _told(turn.given, value, self.depth - 1 - turn.at)
             dot = np.einsum("nr,nr->r", weights, x)
             dot *= 2.0**-16
             dot += LIMIT
             p = squashed.take(dot.astype(np.int64), mode="clip")
-            bit = coder.code(p, None if symbols is None else (symbols >> left) & 1)
+            bit = coder.code(p, None if turn.bits is None else turn.bits[turn.at])
             high = bit << 16
             np.subtract(high, p, out=errors[i, 0])
-            self.table[place] = following[old + high]
-            agree = bit == expected
-            alive = alive & agree
-            turn.left = left
-            turn.agree.append(agree)
-            turn.alive.append(alive)
+            table[place] = following.take(old + high)
+            turn.alive = turn.alive & (bit == turn.digits[turn.at])
+            turn.agreed += turn.alive
+            turn.at += 1
             value, node = 2 * value + bit, 2 * node + bit
         inputs *= errors
-        self._learn(self.weights[c], chosen, inputs.sum(0), digits)
+        self._learn(self.weights[c], chosen, inputs.sum(0), count)
         return value
 
     def _learn(self, weights: np.ndarray, chosen: np.ndarray, gradient: np.ndarray, digits: int) -> None:
@@ -187,10 +190,12 @@ class Blend:
 class Turn:
     """What one token's coding carries along: the match's guess, how far it is trusted, and whether it held so far."""
 
-    def __init__(self, guess: np.ndarray, length: np.ndarray, trust: np.ndarray, kind: np.ndarray, left: int) -> None:
-        self.guess, self.length, self.trust, self.kind, self.left = guess, length, trust, kind, left
-        self.alive: list[np.ndarray] = [guess >= 0]
-        self.agree: list[np.ndarray] = []
+    def __init__(
+        self, digits: np.ndarray, signed: np.ndarray, kind: np.ndarray, alive: np.ndarray, bits: np.ndarray | None, given: np.ndarray | None
+    ) -> None:
+        self.digits, self.signed, self.kind, self.alive, self.bits, self.given = digits, signed, kind, alive, bits, given
+        self.at = 0
+        self.agreed = np.zeros(len(alive))
 
 
 class Matches:

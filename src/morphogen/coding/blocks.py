@@ -60,13 +60,13 @@ class Running:
         for row, piece in enumerate(np.array_split(tokens, rows)):
             grid[: len(piece), row] = piece
         self._code(coder, len(tokens), rows, grid)
-        return coder.coder.finish()
+        return coder.finish()
 
     def decode(self, data: bytes, n: int, rows: int) -> np.ndarray:
         """The inverse. Raises FormatError when the data do not fit."""
         coder = BitDecoder(data, _lanes(rows))
         grid = self._code(coder, n, rows, None)
-        coder.coder.finish()
+        coder.finish()
         lengths = [n // rows + (row < n % rows) for row in range(rows)]
         return np.concatenate([grid[:length, row] for row, length in enumerate(lengths)])
 

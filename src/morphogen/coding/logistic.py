@@ -54,6 +54,12 @@ NEW_STATE = _HALF * COUNTS
 
 
 @cache
+def state_table() -> np.ndarray:
+    """float64 (65536,): the log-odds of a state, a whole number."""
+    return (np.arange(1 << 16) // COUNTS - _HALF).astype(np.float64)
+
+
+@cache
 def _state_chances() -> np.ndarray:
     """int64 (4096,) chances in 2^30 parts of log-odds -2048 .. 2047."""
     return _squashed(_HALF, 1 << 30)[:-1]

@@ -53,25 +53,26 @@ class Encoder:
 
     def add(self, starts: np.ndarray, freqs: np.ndarray) -> None:
         """(n,) of one step, n a multiple of the lanes: lane j codes elements j, j + lanes, ..."""
-        self.starts.append(starts.astype(np.uint32))
-        self.freqs.append(freqs.astype(np.uint32))
+        self.starts.append(starts)
+        self.freqs.append(freqs)
 
     def finish(self) -> bytes:
         """The states of all lanes, then the words."""
-        count = sum(len(s) for s in self.starts)
-        words, at = np.zeros(count + 1, np.uint16), count + 1
+        none = np.zeros(0, np.uint64)
+        starts = np.concatenate([none, *self.starts]).astype(np.uint64).reshape(-1, self.lanes)
+        freqs = np.concatenate([none, *self.freqs]).astype(np.uint64).reshape(-1, self.lanes)
+        limits, rest = freqs << _16, TOTAL - freqs  # x // f 2^16 + x mod f + start = x + x // f (2^16 - f) + start
+        words, at = np.zeros(starts.size, np.uint16), starts.size
         x = np.full(self.lanes, LOW, np.uint64)
-        for starts, freqs in zip(reversed(self.starts), reversed(self.freqs), strict=True):
-            for part in range(len(starts) // self.lanes - 1, -1, -1):
-                piece = slice(part * self.lanes, (part + 1) * self.lanes)
-                start, freq = starts[piece].astype(np.uint64), freqs[piece].astype(np.uint64)
-                full = x >= freq << _16
-                out = x[full]
+        for i in range(len(starts) - 1, -1, -1):
+            full = x >= limits[i]
+            out = x[full]
+            if len(out):
                 at -= len(out)
                 words[at : at + len(out)] = out & _MASK
-                x = np.where(full, x >> _16, x)
-                quotient = x // freq
-                x = (quotient << _16) + (x - quotient * freq) + start
+                x[full] = out >> _16
+            x += x // freqs[i] * rest[i]
+            x += starts[i]
         return x.astype("<u4").tobytes() + words[at:].astype("<u2").tobytes()
 
 
@@ -93,7 +94,10 @@ class Decoder:
 
     def advance(self, starts: np.ndarray, freqs: np.ndarray) -> None:
         """Take the found symbols (lanes,) off."""
-        x = freqs.astype(np.uint64) * (self.x >> _16) + (self.x & _MASK) - starts.astype(np.uint64)
+        self.refill(freqs.astype(np.uint64) * (self.x >> _16) + (self.x & _MASK) - starts.astype(np.uint64))
+
+    def refill(self, x: np.ndarray) -> None:
+        """Take these states, and words for those that are too small."""
         need = x < LOW
         n = int(np.count_nonzero(need))
         if n:
@@ -150,13 +154,24 @@ class BitEncoder:
     """Codes bits of known rows; `p` is the chance of a 1 in 2^16 parts."""
 
     def __init__(self, lanes: int) -> None:
-        self.coder = Encoder(lanes)
+        self.lanes = lanes
+        self.chances: list[np.ndarray] = []
+        self.bits: list[np.ndarray] = []
 
     def code(self, p: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
         """(R,) chances in [1, 2^16 - 1] (or 2^16: a 1 for sure), (R,) bits: notes and returns them."""
         assert bits is not None
-        self.coder.add(np.where(bits > 0, 0, p), np.where(bits > 0, p, TOTAL - p))
+        self.chances.append(p)
+        self.bits.append(bits)
         return bits
+
+    def finish(self) -> bytes:
+        """All as bytes."""
+        coder = Encoder(self.lanes)
+        for at in range(0, len(self.bits), 4096):
+            p, one = np.concatenate(self.chances[at : at + 4096]), np.concatenate(self.bits[at : at + 4096]) > 0
+            coder.add(np.where(one, 0, p), np.where(one, p, TOTAL - p))
+        return coder.finish()
 
 
 class BitDecoder:
@@ -167,11 +182,17 @@ class BitDecoder:
 
     def code(self, p: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
         """(R,) chances -> (R,) bits. `bits` is not looked at."""
-        lanes = self.coder.lanes
-        out = np.empty(len(p), np.int64)
+        lanes, coder = self.coder.lanes, self.coder
+        out, chances = np.empty(len(p), np.int64), p.astype(np.uint64)
         for at in range(0, len(p), lanes):
-            chance = p[at : at + lanes]
-            one = self.coder.slots() < chance
-            self.coder.advance(np.where(one, 0, chance), np.where(one, chance, TOTAL - chance))
+            chance, x = chances[at : at + lanes], coder.x
+            slots, part = x & _MASK, (x >> _16) * chance
+            one = slots < chance
+            # a 1 owns the lower part, [0, chance); a 0 the rest
+            coder.refill(np.where(one, part + slots, x - part - chance))
             out[at : at + lanes] = one
         return out
+
+    def finish(self) -> None:
+        """Raises FormatError when something is left over."""
+        self.coder.finish()
