@@ -20,6 +20,7 @@ from morphogen.model import Model, collate, join, pick, real_positions, sample_o
 from morphogen.sampling import draws
 from morphogen.spaces import Array, Record, Space, Tokens
 
+TILE = 16  # rows at a time on a processor: few items are usual here, and padding them further is work for nothing
 WINDOW = 16  # tokens of the worst stretch of a text
 FOLDS = 16  # parts in which an item is filled again
 Tell = Callable[[float], None]
@@ -37,17 +38,18 @@ class Odds:
 
 
 def by_tile(model: Model, n: int, work: Callable[[Tensor], Any], tell: Tell | None = None) -> Any:
-    """`work` on row numbers (tile,) until all n had their turn, joined; short tiles are padded with their first row.
+    """`work` on row numbers (TILE,) until all n had their turn, joined; short tiles are padded with their first row.
 
     On a processor a tile has one thread, and as many tiles are worked on as there are cores: sums do not depend on the machine.
     """
 
     def one(start: int) -> Any:
-        rows = torch.arange(start, min(start + model.tile, n))
+        rows = torch.arange(start, min(start + tile, n))
         with torch.no_grad():
-            return pick(work(torch.cat([rows, rows[:1].expand(model.tile - len(rows))])), slice(0, len(rows)))
+            return pick(work(torch.cat([rows, rows[:1].expand(tile - len(rows))])), slice(0, len(rows)))
 
-    starts, out = range(0, n, model.tile), []
+    tile = TILE if model.device.type == "cpu" else model.tile
+    starts, out = range(0, n, tile), []
     if model.device.type != "cpu":
         return join([one(start) for start in starts])
     with ThreadPoolExecutor(max(1, min(cores(), len(starts))), initializer=torch.set_num_threads, initargs=(1,)) as pool:

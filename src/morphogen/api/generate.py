@@ -228,6 +228,8 @@ def replay(file: str | Path, out: str | Path, *, run: str | Path | None = None, 
     file, out = Path(file), Path(out)
     check_output(out, force=force)
     facts = provenance.read(file)
+    if (verb := facts.get("verb", "generate")) != "generate":
+        raise FormatError(f"it was made by `morphogen {verb}`", where=file, remedy="say that again: the same words give the same bytes")
     where = Path(run) if run else (file.parent / facts["run"])
     if not where.exists():
         raise FormatError("the run it came from is not there", where=where, remedy="say where it is with --run")

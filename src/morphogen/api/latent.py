@@ -16,8 +16,8 @@ from morphogen.files import check_output
 from morphogen.run import Run
 from morphogen.spaces import Array, Record, Space, Tokens
 
-PILOTS = 16  # variations that are drawn to find the level
-HALVINGS = 7
+PILOTS = 8  # variations that are drawn to find the level
+HALVINGS = 6
 UNIT = "median held-out distance to the nearest training item, {}"
 
 

@@ -183,7 +183,7 @@ def _answer(
         )
     rows = []
     for i, item in enumerate(items):
-        row: dict[str, Any] = {"item": named(item, i), "score": round(float(found.scores[by][i]), 6), "p": float(p[by][i])}
+        row: dict[str, Any] = {"item": named(item, i), "score": float(found.scores[by][i]), "p": float(p[by][i])}
         row["alarm"] = bool(p[by][i] <= rate)
         row |= {f"p_{way}": float(p[way][i]) for way in p if way != by}
         if labels is not None:

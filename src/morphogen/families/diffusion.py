@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -126,7 +127,7 @@ class Diffusion(nn.Module):
         """Noise of sigma = level / (1 - level) on each row, then the walk back."""
         s = DiffusionSampling()
         sigma = min(s.sigma_max, level / max(1e-9, 1 - level))
-        nodes = solvers.karras(s.steps, s.sigma_min, sigma) if sigma > 2 * s.sigma_min else []
+        nodes = solvers.karras(max(4, math.ceil(s.steps * level)), s.sigma_min, sigma) if sigma > 2 * s.sigma_min else []
         return noise.vary(self.standard, batch, nodes, self._guess(batch.cond, len(batch.x)), s.solver)
 
     @stepwise

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -126,7 +127,7 @@ class Flow(nn.Module):
     def vary(self, batch: Batch, level: float) -> Tensor:
         """Each row taken to t = level of its path to noise, then the walk back."""
         s = FlowSampling()
-        nodes = [(1 - level * t, level * t) for _, t in solvers.straight(s.steps)] if level > 0.005 else []
+        nodes = [(1 - level * t, level * t) for _, t in solvers.straight(max(4, math.ceil(s.steps * level)))] if level > 0.005 else []
         return noise.vary(self.standard, batch, nodes, self._guess(batch.cond, len(batch.x)), s.solver)
 
     @stepwise
