@@ -234,7 +234,7 @@ class MusicCodec:
                 for name, data in zip(own, (self._abc(raw, m, i).encode(), self._midi(raw, m), self._wav(raw))):
                     (folder / name).write_bytes(data)
                 tune = _tune(raw)
-                row = {**dict(zip(("file_name", "midi", "sound"), own)), **m, "key": tune.key.name, "metre": tune.metre}
+                row = {**dict(zip(("file_name", "midi", "sound"), own)), "key": tune.key.name, "metre": tune.metre, **m}
                 lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 names += own
             (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -39,7 +39,7 @@ def derive(tune: Tune) -> dict[str, Any]:
 
 
 def checks(tune: Tune, cond: dict[str, Any]) -> dict[str, bool]:
-    """Bars fill the metre (the asked one, if one was); nine notes in ten are in the asked key."""
+    """Bars fill the metre (the asked one, if one was); the key is the asked one and nine notes in ten lie in its scale."""
     filled = bar_length(tune.metre) == 0 or not wrong_bars(tune)
     metre = parse_metre(str(cond["metre"])) if cond.get("metre") is not None else None
     out = {"parses": any(isinstance(e, Note) and e.pitches for e in tune.body),
@@ -47,7 +47,7 @@ def checks(tune: Tune, cond: dict[str, Any]) -> dict[str, bool]:
     if cond.get("key") is not None:
         found = parse_key(str(cond["key"]))
         key = found[0] if found else BY_NAME.get(str(cond["key"]))
-        out["in key"] = key is not None and in_key(tune, key) >= IN_KEY
+        out["in key"] = key is not None and key == tune.key and in_key(tune, key) >= IN_KEY
     return out
 
 
