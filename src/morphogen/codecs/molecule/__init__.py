@@ -105,7 +105,7 @@ class MoleculeCodec:
 
     def _not_too_long(self, items: list[Any]) -> list[Any]:
         sizes = [len(one[3] or one[0]) for _, one, _ in items]
-        usual = 1.5 * sorted(sizes)[int(0.99 * len(sizes))] if sizes else 0
+        usual = 1.5 * sorted(sizes)[int(0.99 * (len(sizes) - 1))] if sizes else 0
         most = self.config.length - 1 if self.config.length else LONGEST - 1
         out, left = [], 0
         for size, item in zip(sizes, items):

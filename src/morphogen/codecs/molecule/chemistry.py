@@ -1,10 +1,8 @@
 """Everything that asks RDKit or SELFIES about molecules. Imports happen inside functions: `import morphogen` needs neither."""
 from __future__ import annotations
 
-import re
 import threading
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -227,24 +225,21 @@ def growing(text: str) -> str | None:
 
 # ------------------------------------------------------------------- what can be computed
 @cache
-def _alerts() -> list[tuple[Any, Counter[str]]]:
-    """QED's structural alerts, each with the elements a molecule must have for it: most are ruled out by counting."""
-    from rdkit.Chem import QED
+def _alerts() -> Any:
+    """QED's structural alerts as one catalogue: asked in one call, they take two thirds of the time."""
+    from rdkit.Chem import QED, FilterCatalog
 
-    simple = re.compile(r"\[?(Cl|Br|[NOPSFI])(?:[+-]|H[0-9]?|X[0-9]|D[0-9])?\]?")
-    out = []
-    for alert in QED.StructuralAlerts:
-        found = [simple.fullmatch(atom.GetSmarts()) for atom in alert.GetAtoms()]
-        out.append((alert, Counter(m.group(1) for m in found if m)))
-    return out
+    catalog: Any = FilterCatalog.FilterCatalog()
+    for i, alert in enumerate(QED.StructuralAlerts):
+        catalog.AddEntry(FilterCatalog.FilterCatalogEntry(str(i), FilterCatalog.SmartsMatcher(str(i), alert, 1)))
+    return catalog
 
 
 def _qed(chem: Any, mol: Any, logp: float) -> float:
-    """QED (Bickerton et al. 2012) as RDKit's, with alerts screened by element counts: the same number, twice as fast."""
+    """QED (Bickerton et al. 2012): the number RDKit gives, a little sooner."""
     from rdkit.Chem import QED
     from rdkit.Chem import rdMolDescriptors as D
 
-    elements = Counter(atom.GetSymbol() for atom in mol.GetAtoms())
     properties = QED.QEDproperties(
         MW=D._CalcMolWt(mol),
         ALOGP=logp,
@@ -253,7 +248,7 @@ def _qed(chem: Any, mol: Any, logp: float) -> float:
         PSA=D.CalcTPSA(mol),
         ROTB=D.CalcNumRotatableBonds(mol, D.NumRotatableBondsOptions.Strict),
         AROM=len(chem.GetSSSR(chem.DeleteSubstructs(chem.Mol(mol), QED.AliphaticRings))),
-        ALERTS=sum(mol.HasSubstructMatch(a) for a, needed in _alerts() if all(elements[e] >= n for e, n in needed.items())),
+        ALERTS=len(_alerts().GetMatches(mol)),
     )
     return QED.qed(mol, qedProperties=properties)
 

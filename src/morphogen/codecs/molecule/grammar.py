@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,14 +26,35 @@ class State(NamedTuple):
     finish: tuple[int, ...]
 
 
+class Remembered:
+    """A dictionary that forgets what was not asked for in a long while. What was just put in stays: promises rest on it."""
+
+    def __init__(self) -> None:
+        self.new: dict[Core, Any] = {}
+        self.old: dict[Core, Any] = {}
+
+    def get(self, core: Core) -> Any:
+        """The value, None when there is none."""
+        found = self.new.get(core)
+        if found is None and (found := self.old.get(core)) is not None:
+            self.new[core] = found
+        return found
+
+    def put(self, core: Core, value: Any) -> None:
+        """Keep a value; when there are too many, those not used since the last time go."""
+        if len(self.new) >= REMEMBERED:
+            self.new, self.old = {}, self.new
+        self.new[core] = value
+
+
 class SmilesGrammar:
     """`contracts.Grammar` over a SMILES vocabulary. A string forced off it (by known values) allows everything from there on."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.alphabet = Alphabet.of(tokens)
         self.moves = Moves(self.alphabet)
-        self._finish: dict[Core, tuple[int, ...] | None] = {}
-        self._table: dict[Core, np.ndarray] = {}
+        self._finish: Remembered = Remembered()
+        self._table: Remembered = Remembered()
 
     def start(self) -> State:
         """Before the first token."""
@@ -46,9 +67,8 @@ class SmilesGrammar:
             return np.ones(self.alphabet.size, bool)
         need = self._table.get(state.core)
         if need is None:
-            if len(self._table) > REMEMBERED:
-                self._table.clear()
-            need = self._table[state.core] = self._needs(state.core)
+            need = self._needs(state.core)
+            self._table.put(state.core, need)
         out = need <= left - 1
         if state.finish and len(state.finish) <= left:
             out[state.finish[0]] = True  # the finish promised before, should the one found now be longer
@@ -61,38 +81,46 @@ class SmilesGrammar:
         if state.core is None or state.core.phase == ENDED:
             return state
         core = self.moves.step(state.core, token)
-        if core is None:
-            return State(None, ())
-        found, tail = self._finish_after(state.core, token, core), state.finish[1:] if state.finish[:1] == (token,) else None
-        if found is None or (tail is not None and len(tail) < len(found)):
-            found = tail
-        return State(core, found) if found is not None else State(None, ())
+        if core is None or core.phase == ENDED:
+            return State(core, ())
+        known = [self.finish(core), self._judged(state.core, token)]
+        known += [state.finish[1:]] if state.finish[:1] == (token,) else []
+        fitting = [finish for finish in known if finish is not None]
+        return State(core, min(fitting, key=len)) if fitting else State(None, ())
 
-    def _finish_after(self, before: Core, token: int, core: Core) -> tuple[int, ...] | None:
-        """A finish of `core`, which is `before` and `token`; that of an atom with fewer bonds will do as well."""
-        if core.phase == ENDED:
-            return ()
-        found = self.finish(core)
-        if found is None and token in self.alphabet.atoms:
-            for _, tokens in self.alphabet.plain:
-                if token in tokens:
-                    break
-                less = self.moves.step(before, tokens[0])
-                if less is not None and (found := self.finish(less)) is not None:
-                    break
-        return found
+    def _judged(self, before: Core, token: int) -> tuple[int, ...] | None:
+        """The finish by which `_needs` judged a token, where that was another one's."""
+        if token in self.alphabet.rings:
+            first = self._first_ring(before)
+            is_open = any(token == ring for entry in before.entries for ring, _ in entry.rings)
+            other = None if first < 0 or is_open else self.moves.step(before, first)
+            found = None if other is None else self.finish(other)
+            swap = {first: token, token: first}  # ring numbers are names: another is as good
+            return None if found is None else tuple(swap.get(t, t) for t in found)
+        if not any(token in tokens for _, tokens in self.alphabet.plain):
+            return None
+        for _, tokens in self.alphabet.plain:
+            if token in tokens:
+                break
+            less = self.moves.step(before, tokens[0])
+            if less is not None and (found := self.finish(less)) is not None:
+                return found
+        return None
+
+    def _first_ring(self, core: Core) -> int:
+        """The first ring id that is not open, -1 when all are."""
+        used = {ring for entry in core.entries for ring, _ in entry.rings}
+        return next((ring for ring in self.alphabet.rings if ring not in used), -1)
 
     def _needs(self, core: Core) -> np.ndarray:
         """(V,) how many tokens must follow each token, the end included; NEVER where it is illegal."""
         out, a = np.full(self.alphabet.size, NEVER, np.int16), self.alphabet
+        first = self._first_ring(core)
+        fresh = self._need(core, first) if first >= 0 else NEVER
         used = {ring for entry in core.entries for ring, _ in entry.rings}
-        fresh: int | None = None
         for token in range(a.size):
-            if token in a.rings and token not in used:
-                fresh = self._need(core, token) if fresh is None else fresh
-                out[token] = fresh
-            elif token not in a.atoms:
-                out[token] = self._need(core, token)
+            if token not in a.atoms:
+                out[token] = fresh if token in a.rings and token not in used else self._need(core, token)
         need = NEVER
         for _, tokens in a.plain:  # what finishes an atom of few bonds finishes one of more
             need = self._need(core, tokens[0]) if need == NEVER else need
@@ -110,17 +138,16 @@ class SmilesGrammar:
 
     def finish(self, core: Core) -> tuple[int, ...] | None:
         """The tokens of a legal finish, not always the shortest; None when none was found."""
-        if core in self._finish:
-            return self._finish[core]
-        if len(self._finish) > REMEMBERED:
-            self._finish.clear()
+        known = self._finish.get(core)
+        if known is not None:
+            return known or None
         path, rest = self._search(core)
         if rest is None:
-            self._finish[core] = None
+            self._finish.put(core, ())
             return None
         for at, tokens in reversed(path):
             rest = tokens + rest
-            self._finish[at] = rest
+            self._finish.put(at, rest)
         return rest
 
     def _search(self, core: Core) -> tuple[list[tuple[Core, tuple[int, ...]]], tuple[int, ...] | None]:
@@ -136,7 +163,7 @@ class SmilesGrammar:
                 if after in back:
                     continue
                 back[after], depth[after] = (at, tokens), depth[at] + len(tokens)
-                known = () if after.phase == ENDED else self._finish.get(after)
+                known = () if after.phase == ENDED else self._finish.get(after) or None
                 if known is not None:
                     path, step = [], back[after]
                     while step is not None:

@@ -270,14 +270,19 @@ class Moves:
             if new is not None and after is not None:
                 yield from (((new, *tokens), at) for tokens, at in self._chains(after, [new]))
         yield from self._chains(core, rings)
-        if self.double is not None and (bond := self.step(core, self.double)) is not None:
+        # a double bond to the outside saves an aromatic atom that has none and cannot get one in its ring
+        if last is not None and last.kind >= 0 and self.double is not None and (bond := self.step(core, self.double)) is not None:
             yield from (((self.double, f), after) for f in self.fillers if (after := self.step(bond, f)) is not None)
 
     def _chains(self, core: Core, rings: list[int]) -> Iterator[tuple[tuple[int, ...], Core]]:
         """A few like atoms and then the closing of a ring; the first of them alone, too."""
+        inside = bool(core.entries) and core.entries[-1].kind >= 0 and core.order == 0
         for filler in self.fillers:
+            aromatic = self.a.kinds[self.a.atoms[filler]].aromatic
+            if aromatic and not inside and len(self.fillers) > 1:  # it would need a ring of its own
+                continue
             tokens, at = (), core
-            for i in range(CHAIN):
+            for i in range(CHAIN if aromatic else 2):
                 after = self.step(at, filler)
                 if after is None:
                     break

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from morphogen.config import cores
+
 CHUNK = 1000
 LEAST = 5000  # below that, starting processes costs more than they save
 
@@ -26,11 +28,14 @@ def over(job: str, items: Sequence[Any], least: int = LEAST, **options: Any) -> 
     What a worker cannot do (it died, it could not start) is done here.
     """
     work = jobs()[job]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(items) <= least or cores < 2 or not sys.executable:
+    if len(items) <= least or cores() < 2 or not sys.executable:
         return work(items, **options)
-    chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
-    pool = _Pool(min(cores, 16, len(chunks)))
+    size = min(CHUNK, -(-len(items) // cores()))
+    chunks = [items[i : i + size] for i in range(0, len(items), size)]
+    try:
+        pool = _Pool(min(cores(), len(chunks)))
+    except OSError:
+        return work(items, **options)
     try:
         with ThreadPoolExecutor(len(pool.processes)) as threads:
             parts = list(threads.map(lambda chunk: pool.ask(job, chunk, options), chunks))
