@@ -79,11 +79,11 @@ class Lossless:
     def _running(self, size: int) -> blocks.Running:
         if self.running is None:
             size = min(size, TEXT_BLOCK)
-            seam = self.model.codec.seam
+            seam, order = self.model.codec.seam, np.array(self.model.codec.alike)
             if self.portable is not None:
-                self.running = blocks.Running(self.space, seam, counts=self.portable.counts(seam), expected=size)
+                self.running = blocks.Running(self.space, seam, order, counts=self.portable.counts(seam), expected=size)
             else:
-                self.running = blocks.Running(self.space, seam, steps=self.steps(), expected=size)
+                self.running = blocks.Running(self.space, seam, order, steps=self.steps(), expected=size)
         return self.running
 
     def encode_bytes(self, data: bytes) -> Blocks:

@@ -19,8 +19,8 @@ from morphogen.coding.logistic import COUNTS, LIMIT, NEW_STATE, ONE, counted_sta
 NODES = 16
 LONG = 24  # longest match that is told from longer ones
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-RATE = 18
-BATCH = 4
+RATE = 15  # how fast weights move; short texts gain most from quick learning
+BATCH = 8
 MATCH_KINDS = np.array([0] + [1] * 15 + [2] * (LONG - 16) + [3])
 
 
@@ -74,8 +74,9 @@ class Blend:
         self.offset = (sizes.cumsum() - sizes)[:, None]
         self.table = np.full(int(sizes.sum()), NEW_STATE, np.uint16)
         self.inputs = self.orders + 2 + told
-        self.weights = np.full((len(self.chunks), (self.orders + 1) * 4, self.inputs), 20000.0)
-        self.weights[:, :, -1] = 0
+        self.weights = np.full((len(self.chunks), (self.orders + 1) * 4, self.inputs), 14000.0)
+        self.weights[:, :, -2:] = (20000, 0)
+        self.after = np.zeros((len(self.chunks), 16, self.inputs))  # added, by the first digits of the token before
         if told:
             self.weights[:, :, -3] = 50000
         self.near = 5 if self.depth <= 8 else 3  # tokens that find a match
@@ -134,6 +135,7 @@ class Blend:
             digits, (2 * digits - 1) * trust[length].astype(np.float64), MATCH_KINDS[length], guess >= 0,
             None if symbols is None else (symbols >> places) & 1, given,
         )
+        turn.last = self.matches.past(1)[:, 0] >> max(0, self.depth - 4)
         hashes, value = self._hashes(), np.zeros(self.rows, np.int64)
         for c, count in enumerate(self.chunks):
             value = self._chunk(coder, hashes, value, c, count, turn)
@@ -153,7 +155,7 @@ class Blend:
         place = base + 1
         old = table.take(place)
         chosen = np.count_nonzero(old & (COUNTS - 1), 0) * 4 + turn.kind * turn.alive
-        weights = self.weights[c].take(chosen, 0).T
+        weights = (self.weights[c].take(chosen, 0) + self.after[c].take(turn.last, 0)).T
         for i in range(count):
             x = inputs[i]
             if i:
@@ -176,7 +178,9 @@ class Blend:
             turn.at += 1
             value, node = 2 * value + bit, 2 * node + bit
         inputs *= errors
-        self._learn(self.weights[c], chosen, inputs.sum(0), count)
+        gradient = inputs.sum(0)
+        self._learn(self.weights[c], chosen, gradient, count)
+        self._learn(self.after[c], turn.last, gradient, count)
         return value
 
     def _learn(self, weights: np.ndarray, chosen: np.ndarray, gradient: np.ndarray, digits: int) -> None:
@@ -194,7 +198,7 @@ class Turn:
         self, digits: np.ndarray, signed: np.ndarray, kind: np.ndarray, alive: np.ndarray, bits: np.ndarray | None, given: np.ndarray | None
     ) -> None:
         self.digits, self.signed, self.kind, self.alive, self.bits, self.given = digits, signed, kind, alive, bits, given
-        self.at = 0
+        self.at, self.last = 0, kind
         self.agreed = np.zeros(len(alive))
 
 

@@ -38,14 +38,21 @@ class Running:
     """
 
     def __init__(
-        self, space: Tokens, seam: int, counts: Sequence[Counts] = (), steps: Steps | None = None, expected: int = 1 << 16
+        self, space: Tokens, seam: int, order: np.ndarray | None = None, counts: Sequence[Counts] = (), steps: Steps | None = None,
+        expected: int = 1 << 16,
     ) -> None:
-        """`expected`: about how many tokens will come; both ways must say the same."""
-        self.seam, self.steps = seam, steps
+        """`order`: all ids, such that neighbours are alike: their digits are then worth learning. `expected`: about how many
+        tokens will come. Both ways must be told the same.
+        """
+        self.steps = steps
         # items end, a running text does not: the end id is left out where it is the last
         self.vocab = space.vocab - (space.end == space.vocab - 1)
+        self.order = np.arange(self.vocab) if order is None else order
+        self.rank = np.empty(self.vocab, np.int64)
+        self.rank[self.order] = np.arange(self.vocab)
+        self.seam = int(self.rank[seam])
         self.blend = Blend(self.vocab, table_sizes(counts, self.vocab, expected), steps is not None)
-        self.blend.prime(counts)
+        self.blend.prime([reordered(level, self.rank) for level in counts])
 
     def rows_for(self, n: int) -> int:
         """Many rows are fast, but each begins without knowing what stands before it."""
@@ -58,7 +65,7 @@ class Running:
         coder = BitEncoder(_lanes(rows))
         grid = np.zeros((-(-len(tokens) // rows), rows), np.int64)
         for row, piece in enumerate(np.array_split(tokens, rows)):
-            grid[: len(piece), row] = piece
+            grid[: len(piece), row] = self.rank[piece]
         self._code(coder, len(tokens), rows, grid)
         return coder.finish()
 
@@ -68,7 +75,7 @@ class Running:
         grid = self._code(coder, n, rows, None)
         coder.finish()
         lengths = [n // rows + (row < n % rows) for row in range(rows)]
-        return np.concatenate([grid[:length, row] for row, length in enumerate(lengths)])
+        return self.order[np.concatenate([grid[:length, row] for row, length in enumerate(lengths)])]
 
     def _code(self, coder: Coder, n: int, rows: int, grid: np.ndarray | None) -> np.ndarray:
         length = -(-n // rows)
@@ -79,13 +86,21 @@ class Running:
         for i in range(length):
             given = None
             if self.steps is not None:
-                weights = self.steps.weights()[:, : self.vocab]
+                weights = self.steps.weights()[:, self.order]
                 given = np.concatenate([np.zeros((rows, 1), np.int64), weights.cumsum(1)], 1)
             here = coder if (i + 1) * rows <= n else Alive(coder, np.arange(rows) < n % rows)
             out[i] = self.blend.symbol(here, given, None if grid is None else grid[i])
             if self.steps is not None:
-                self.steps.push(out[i])
+                self.steps.push(self.order[out[i]])
         return out
+
+
+def reordered(level: Counts, rank: np.ndarray) -> Counts:
+    """The same n-grams under other names of the tokens."""
+    token = rank[level.token]
+    older = rank[np.minimum(level.older, len(rank) - 1)]
+    sort = np.lexsort((token, level.context))
+    return Counts(level.parents, older, level.context[sort], token[sort], level.count[sort])
 
 
 def _lanes(rows: int) -> int:
@@ -98,7 +113,7 @@ def _lanes(rows: int) -> int:
 
 def table_sizes(counts: Sequence[Counts], vocab: int, expected: int) -> list[int]:
     """log2 of the number of slots for context lengths 1, 2, ...: room for what was counted and for the news."""
-    orders = 6 if vocab <= 256 else 3
+    orders = 6 if vocab <= 256 else 4
     chunks = max(1, -(-(vocab - 1).bit_length() // 4))
     out = []
     for k in range(1, orders + 1):

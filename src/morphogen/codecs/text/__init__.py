@@ -206,6 +206,11 @@ class TextCodec:
         """The token between items of a running text: a new line."""
         return self.tokeniser.ids("\n")[0]
 
+    @property
+    def alike(self) -> list[int]:
+        """All ids of a running text, sorted so that neighbours begin alike."""
+        return sorted(range(self.tokeniser.size), key=lambda i: self.tokeniser.pieces[i])
+
     def tokens_of(self, data: bytes) -> np.ndarray | None:
         """(n,) ids that `bytes_of` turns back into exactly these bytes; None when there are none (word pieces need UTF-8)."""
         if self.tokeniser.content is None:
