@@ -18,7 +18,7 @@ from morphogen import sandbox
 from morphogen.bridges.bits import AnalogBits
 from morphogen.codecs.level import LevelCodec, LevelConfig, drawing, grids
 from morphogen.codecs.level.rules import broken, solution, stranded
-from morphogen.codecs.level.sokoban import OUTSIDE, TILES, board_of, lone_pushes, solve
+from morphogen.codecs.level.sokoban import OUTSIDE, TILES, board_of, lone_pushes, replayed, solve, unfolded
 from morphogen.codecs.sources import scan
 from morphogen.contracts import Checks, Derives, Faults, Item
 from morphogen.errors import DataError, NotPermitted, UsageError
@@ -369,16 +369,22 @@ def test_sec_a_users_checker_without_a_sandbox_is_not_run(tmp_path: Path, monkey
 # ------------------------------------------------------------------ reading
 def test_sets_are_groups_and_orientations_stay_together(tmp_path: Path) -> None:
     for i, level in enumerate(rooms(12)):
-        (tmp_path / f"{'easy' if i % 2 else 'hard'}_{i:03d}.sok").write_text("\n".join(level) + "\nAuthor: A. Nonymous\n")
+        (tmp_path / f"{'abcd'[i % 4]}set_{i:03d}.sok").write_text("\n".join(level) + "\nAuthor: A. Nonymous\n")
     codec = LevelCodec(LevelConfig())
     items = list(codec.read(scan(tmp_path)))
-    assert {item.group for item in items} == {"easy", "hard"} and items[0].cond == {"author": "A. Nonymous"}
+    assert {item.group for item in items} == {"aset", "bset", "cset", "dset"} and items[0].cond == {"author": "A. Nonymous"}
+    assert items[0].source == "aset_000.sok" and len({LevelCodec().identity(item.raw) for item in items}) <= 12
     by_level: dict[object, set[str]] = {}
     for item in items:
         by_level.setdefault(grids.canonical(item.raw)[0], set()).add(item.group)
     assert all(len(groups) == 1 for groups in by_level.values()) and len(items) > 12
     plain = list(LevelCodec(LevelConfig(symmetry="none")).read(scan(tmp_path)))
     assert len(plain) == 12
+    few = [item for item in items if item.group in ("aset", "bset")]
+    for path in [*tmp_path.glob("cset*"), *tmp_path.glob("dset*")]:
+        path.unlink()
+    again = list(codec.read(scan(tmp_path)))
+    assert len(again) == len(few) and len({item.group for item in again}) == 6, "two sets could not be split: a group a level"
 
 
 def test_one_file_has_a_group_a_level_and_copies_share_it(tmp_path: Path) -> None:
@@ -402,3 +408,34 @@ def test_large_levels_are_left_out_and_counted(tmp_path: Path) -> None:
     assert list(codec.read(scan(tmp_path / "a.xsb"))), "a fitted codec reads by its own grid"
     with pytest.raises(DataError, match="3×30"):
         codec.encode(large)
+
+
+def test_solutions_beside_levels_say_how_hard_they_are(tmp_path: Path) -> None:
+    for i, level in enumerate(rooms(12)):
+        (tmp_path / f"a{i}.sok").write_text("\n".join(level))
+    (tmp_path / "long.sok").write_text("\n".join(("#" * 9, "#@$    .#", "#" * 9)))
+    (tmp_path / "long.sol").write_text("2(2(r))r")
+    (tmp_path / "a3.sol").write_text("uuu")
+    items = list(LevelCodec(LevelConfig(symmetry="none")).read(scan(tmp_path)))
+    assert [item.cond for item in items if item.cond] == [{"difficulty": 5}], "a solution that does not hold is not believed"
+
+
+@pytest.mark.parametrize(("text", "moves"), [
+    ("3r", "rrr"), ("2(dull)u", "dulldullu"), ("2(2(u)r)", "uuruur"), ("12l", "l" * 12), ("", ""), ("R D", "RD"),
+    (")", None), ("(r", None), ("3", None), ("x", None), ("9999999r", None), ("999999(999999(r))", None), ("3)", None),
+    ("(" * 100 + ")" * 100, None),
+])
+def test_moves_with_counts_and_groups(text: str, moves: str | None) -> None:
+    assert unfolded(text) == moves
+
+
+def test_moves_are_replayed() -> None:
+    assert replayed(CORRIDOR, "rrR") == 2 and replayed(CORRIDOR, "r") is None and replayed(CORRIDOR, "rrrr") is None
+    assert replayed(CORRIDOR, "lx") is None and replayed(("  ",), "r") is None
+
+
+def test_what_was_asked_stands_beside_what_came(tmp_path: Path) -> None:
+    codec = fitted([ROOM, TWO])
+    codec.write([CORRIDOR], tmp_path / "out", [{"index": 0, "boxes": 7}])
+    row = json.loads((tmp_path / "out" / "metadata.jsonl").read_text())
+    assert row["boxes"] == 1 and row["asked"] == {"boxes": 7}

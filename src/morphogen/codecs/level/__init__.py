@@ -101,20 +101,20 @@ class LevelCodec:
         limit = self.space.grid if isinstance(self.space, Tokens) and self.space.length else None
         found = read_levels(listing, self.skips, self.notes, self.config.layer, {v: k for k, v in self.numbers.items()} or None)
         turn = self._turning(found.sokoban)
-        sizes = np.array([(len(level), len(level[0])) for level, *_ in found.levels])
+        sizes = np.array([(len(item.raw), len(item.raw[0])) for item in found.levels])
         grid = limit or self._grid(sizes, turn)
-        kept = [x for x in found.levels if len(x[0]) <= grid[0] and len(x[0][0]) <= grid[1]]
+        kept = [x for x in found.levels if len(x.raw) <= grid[0] and len(x.raw[0]) <= grid[1]]
         if len(kept) < len(found.levels):
             left_out = f"{len(found.levels) - len(kept):,} of {len(found.levels):,} levels are larger than {grid[0]}×{grid[1]}"
             self.notes.append(f"{left_out} and left out (--set codec.size={int(sizes.max())} takes all)")
         if limit is None:
             self._reading = replace(found, grid=grid)
         copies = 0
-        for level, cond, group in kept:
-            forms = grids.orientations(level) if turn else [level]
+        for item in kept:
+            forms = grids.orientations(item.raw) if turn else [item.raw]
             copies += len(forms) - 1
             for form in forms:
-                yield Item(form, dict(cond), group)
+                yield replace(item, raw=form, cond=dict(item.cond))
         if copies:
             self.notes.append(f"{len(kept):,} levels in all their orientations (--set codec.symmetry=none leaves them as they are)")
 
@@ -310,6 +310,10 @@ class LevelCodec:
         """(N, D) float32; equal for all orientations of a level of equal sides."""
         return pattern_features(raws, self.tiles, self.outside)
 
+    def identity(self, raw: Level) -> str:
+        """The same for all orientations of a level."""
+        return "\n".join(grids.canonical(tuple(raw))[0])
+
     def size_of(self, raw: Level) -> tuple[int, str]:
         """(cells of the grid, "tile"): the unit of bits per tile."""
         assert isinstance(self.space, Tokens)
@@ -318,7 +322,8 @@ class LevelCodec:
     # ---------------------------------------------------------------- outputs
     def write(self, raws: Sequence[Level], out: Path, meta: Sequence[dict[str, Any]]) -> list[Path]:
         """One file for .txt, .sok, .xsb, .lvl; else a new folder: per level 00000.txt, 00000.png and, when solved, 00000.gif
-        (00000.tmj for Tiled maps), and metadata.jsonl. Returns the pictures, or the file.
+        (00000.tmj for Tiled maps), and metadata.jsonl: what holds and was worked out of each, `asked` what was asked for.
+        Returns the pictures, or the file.
         """
         out, meta = Path(out), meta or [{}] * len(raws)
         if out.suffix.lower() in ENDINGS:
@@ -341,7 +346,9 @@ class LevelCodec:
                 made.append(out / f"{name}.png")
                 facts = {k: v for k, v in self._facts(level).items() if v is not None}
                 by_hand = {"repaired": "by hand"} if level in self._mended else {}
-                rows.append({"file_name": f"{name}.png", "level": f"{name}.txt", "said": text, **facts, **by_hand, **more})
+                asked = {k: v for k, v in more.items() if k in self.derived}  # beside what came of it
+                rest = {k: v for k, v in more.items() if k not in asked} | ({"asked": asked} if asked else {})
+                rows.append({"file_name": f"{name}.png", "level": f"{name}.txt", "said": text, **facts, **by_hand, **rest})
             lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows]
             (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
         return made

@@ -74,8 +74,7 @@ def picture(level: Level, tiles: Sequence[str] = (), outside: str = OUTSIDE, wal
     else:
         drawn = {t: _tile(t) for t in np.unique(grid).tolist()}
     pixels = np.concatenate([np.concatenate([drawn[t] for t in row], 1) for row in grid.tolist()], 0)
-    image = Image.fromarray(np.ascontiguousarray(pixels), "P") if not hasattr(Image, "frombytes") else Image.frombytes(
-        "P", (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels).tobytes())
+    image = Image.frombytes("P", (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels).tobytes())
     image.putpalette([value for colour_ in COLOURS for value in colour_])
     return image
 

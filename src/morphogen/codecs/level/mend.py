@@ -94,6 +94,13 @@ def _closed(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     loose = rest & spread(around(ring)[1:-1, 1:-1], rest | (grid == OUTSIDE))
     grid[loose] = OUTSIDE
     grid[around(part) & (grid == OUTSIDE)] = WALL
+    near = around(part, corners=True)
+    while True:  # walls that hang together with the level's own stay, islands of wall go
+        wider = (near | around(near, corners=True)) & (grid == WALL)
+        if (wider == near & (grid == WALL)).all():
+            break
+        near = wider
+    grid[(grid == WALL) & ~near] = OUTSIDE
     return grid
 
 

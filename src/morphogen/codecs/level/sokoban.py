@@ -299,6 +299,59 @@ def solve(level: Sequence[str], nodes: int = 200_000, seconds: float = 30.0, wei
     return Solution(None, count, not search.open)
 
 
+def replayed(level: Sequence[str], moves: str) -> int | None:
+    """How many pushes moves (udlr) make; None when they are not possible or do not solve the level."""
+    width = max(map(len, level)) + 1
+    cells = "".join(row.ljust(width, OUTSIDE) for row in level)
+    walls = {i for i, tile in enumerate(cells) if tile in (WALL, OUTSIDE)}
+    boxes = {i for i, tile in enumerate(cells) if tile in (BOX, BOX_ON_GOAL)}
+    goals = {i for i, tile in enumerate(cells) if tile in (GOAL, BOX_ON_GOAL, PLAYER_ON_GOAL)}
+    at = next((i for i, tile in enumerate(cells) if tile in (PLAYER, PLAYER_ON_GOAL)), -1)
+    steps, pushes = {"u": -width, "d": width, "l": -1, "r": 1}, 0
+    for move in moves.lower():
+        step = steps.get(move, 0)
+        to = at + step
+        if not step or at < 0 or to in walls or not 0 <= to < len(cells):
+            return None
+        if to in boxes:
+            if to + step in walls or to + step in boxes or not 0 <= to + step < len(cells):
+                return None
+            boxes ^= {to, to + step}
+            pushes += 1
+        at = to
+    return pushes if boxes == goals else None
+
+
+def unfolded(text: str, most: int = 100_000) -> str | None:
+    """Moves written with counts and groups, `2(dull)3r` for dulldullrrr, in full; None when they are not, or longer than `most`."""
+    stack: list[tuple[list[str], int]] = [([], 1)]
+    count = ""
+    for c in text:
+        if c.isspace():
+            continue
+        if c in "0123456789":
+            count += c
+            if len(count) > 6:
+                return None
+        elif c == "(":
+            stack.append(([], int(count or 1)))
+            count = ""
+        else:
+            if c == ")":
+                if len(stack) == 1 or count:
+                    return None
+                inner, times = stack.pop()
+                part = "".join(inner)
+            else:
+                part, times = c, int(count or 1)
+                count = ""
+            if len(part) * times > most or len(stack) > 64:
+                return None
+            stack[-1][0].append(part * times)
+    moves = "".join(stack[0][0])
+    return moves if len(stack) == 1 and not count and len(moves) <= most and set(moves.lower()) <= set(DIRECTIONS) else None
+
+
 def lone_pushes(level: Sequence[str]) -> int | None:
     """The sum over boxes of the pushes to the nearest goal, were each alone; None when some box cannot get to any."""
     board = board_of(level)

@@ -3,16 +3,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from morphogen.codecs.level import grids, tiled
 from morphogen.codecs.level.grids import Found, Level
 from morphogen.codecs.level.rules import broken
-from morphogen.codecs.level.sokoban import OUTSIDE
+from morphogen.codecs.level.sokoban import OUTSIDE, replayed, unfolded
 from morphogen.codecs.sources import METADATA, Listing, Skips, class_folders, read_metadata, read_utf8, said_about
-from morphogen.contracts import Claim
+from morphogen.contracts import Claim, Item
 from morphogen.errors import DataError
 
 SURE = frozenset({".sok", ".xsb", ".lvl", ".tmj"})
@@ -21,14 +21,15 @@ MAPS = frozenset({".tmj", ".json"})
 XML = frozenset({".tmx", ".tsx"})
 BESIDE = frozenset({".sol", ".png", ".gif", ".tsj", ".md", ".stamp"})  # solutions, pictures and notes beside levels
 LARGEST = 16 << 20  # bytes
+SETS = 4  # fewer sets than this cannot be split between training and what is held out
 OUTSIDES = "_~^`|¤"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read: (level, conditions, group) each; `numbers` maps signs to a Tiled map's tile numbers."""
+    """What was read, each level as it stands; `numbers` maps signs to a Tiled map's tile numbers."""
 
-    levels: list[tuple[Level, dict[str, Any], str]]
+    levels: list[Item]
     sokoban: bool
     outside: str = OUTSIDE
     frame: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +105,7 @@ def _texts(listing: Listing, paths: list[Path], skips: Skips, notes: list[str]) 
     signs = {t for levels in found.values() for level in levels for row in level.rows for t in row}
     outside = OUTSIDE if sokoban else next(t for t in OUTSIDES if t not in signs)
     about = _about(listing, paths, skips)
-    out: list[tuple[Level, dict[str, Any], str]] = []
+    out: list[Item] = []
     ragged = 0
     for path, levels in found.items():
         name = listing.name_of(path)
@@ -117,7 +118,9 @@ def _texts(listing: Listing, paths: list[Path], skips: Skips, notes: list[str]) 
                 skips.add(f"{name}:{each.line}", why)
                 continue
             ragged += not sokoban and any(outside in row for row in level)
-            out.append((level, _cond(each, about[path][0]), about[path][1] or set_of(name)))
+            cond = _solved(path, level) if sokoban and len(levels) == 1 else {}
+            source = f"{name}:{each.line}" if len(levels) > 1 else name
+            out.append(Item(level, {**cond, **_cond(each, about[path][0])}, about[path][1] or set_of(name), source))
     if ragged:
         notes.append(f"{ragged:,} levels have rows of unequal length: filled up with outside ({outside})")
     return Reading(_grouped(out, notes), sokoban, outside)
@@ -156,6 +159,17 @@ def _cond(found: Found, about: dict[str, Any]) -> dict[str, Any]:
     return {**({"author": author} if author else {}), **about}
 
 
+def _solved(path: Path, level: Level) -> dict[str, Any]:
+    """{"difficulty": pushes} of a solution beside a level (NAME.sol) if it holds: better than any search of ours."""
+    beside = path.with_suffix(".sol")
+    try:
+        moves = unfolded(text_of(beside)) if beside.is_file() else None
+    except DataError:
+        return {}
+    pushes = replayed(level, moves) if moves else None
+    return {"difficulty": pushes} if pushes else {}
+
+
 def _about(listing: Listing, paths: list[Path], skips: Skips) -> dict[Path, tuple[dict[str, Any], str]]:
     """path -> (conditions, group) by metadata files and class folders."""
     rows, classes = read_metadata(listing, skips), class_folders(listing, paths)
@@ -174,14 +188,19 @@ def set_of(name: str) -> str:
     return re.sub(r"[\s_.#-]*\d+$", "", stem) or stem
 
 
-def _grouped(levels: list[tuple[Level, dict[str, Any], str]], notes: list[str]) -> list[tuple[Level, dict[str, Any], str]]:
-    """Copies (turned ones too) join the group of the first; a single set is a group a level, for its orientations stay together."""
-    single = len({group for *_, group in levels}) == 1
+def _grouped(levels: list[Item], notes: list[str]) -> list[Item]:
+    """Copies (turned ones too) join the group of the first. With hardly any sets each level is a group of its own, for none could
+    be held out whole, and a level's orientations stay together in any case.
+    """
+    sets = len({item.group for item in levels})
+    single = sets < SETS
     first: dict[Level, str] = {}
     out = []
-    for i, (level, cond, group) in enumerate(levels):
-        key = grids.canonical(level)[0]
-        out.append((level, cond, first.setdefault(key, f"{group}:{i}" if single else group)))
+    for i, item in enumerate(levels):
+        key = grids.canonical(item.raw)[0]
+        out.append(replace(item, group=first.setdefault(key, f"{item.group}:{i}" if single else item.group)))
+    if not single:
+        notes.append(f"{sets} sets by their names: what is held out is whole sets")
     if len(first) < len(levels):
         notes.append(f"{len(levels) - len(first):,} of {len(levels):,} levels are copies of others, turned or not: kept on one side")
     return out
@@ -198,7 +217,8 @@ def _maps(listing: Listing, paths: list[Path], skips: Skips, notes: list[str], l
                 raise DataError(error.what, where=path, remedy=error.remedy) from None
             skips.add(listing.name_of(path), f"{error.what} ({error.remedy})")
     signs = known or tiled.signs(list(read.values()), OUTSIDE)
-    about, out = _about(listing, paths, skips), []
+    about = _about(listing, paths, skips)
+    out: list[Item] = []
     for path, each in read.items():
         strange = sorted({x for row in each.rows for x in row} - set(signs))
         if strange:
@@ -209,7 +229,8 @@ def _maps(listing: Listing, paths: list[Path], skips: Skips, notes: list[str], l
         if why:
             skips.add(listing.name_of(path), why)
             continue
-        out.append((level, about[path][0], about[path][1] or set_of(listing.name_of(path))))
+        name = listing.name_of(path)
+        out.append(Item(level, about[path][0], about[path][1] or set_of(name), name))
     notes += [note for note, _ in Counter(n for each in read.values() for n in each.notes).most_common(3)]
     frame = next(iter(read.values())).frame if read else {}
     return Reading(_grouped(out, notes), False, OUTSIDE, frame, {sign: x for x, sign in signs.items()})
