@@ -104,7 +104,24 @@ class Moves:
             return None
         if core.order == 0 and known.aromatic and entries[at - 1].kind >= 0:
             entries[at] = entries[at]._replace(edge=True, linked=True)
-        return self._settle(entries, patterns, 1 << (at - 1))
+        return self._moved_on(entries, patterns)
+
+    def _moved_on(self, entries: list[Entry], patterns: frozenset[int]) -> Core | None:
+        """After an atom: forget the one before, if it gets no more bonds. (`_settle` for the commonest case.)"""
+        k = len(entries) - 2
+        gone = entries[k]
+        if gone.branch or gone.rings:
+            return Core(ATOM, 0, tuple(entries), patterns, 1 << k)
+        patterns = self._cleared(gone, patterns, k)
+        if not patterns:
+            return None
+        if (gone.atom or gone.edge) and not (gone.linked and k and entries[k - 1].kind == MARK):
+            entries[k] = MARKS[gone.linked]
+            return Core(ATOM, 0, tuple(entries), patterns, 1 << k)
+        last = entries[-1] if gone.linked or not entries[-1].linked else entries[-1]._replace(linked=False)
+        low = (1 << k) - 1
+        patterns = patterns if patterns == NOTHING else frozenset(p & low | p >> 1 & ~low for p in patterns)
+        return Core(ATOM, 0, (*entries[:k], last), patterns, 0)
 
     def _join(self, entries: list[Entry], patterns: frozenset[int], i: int, j: int, order: int, held: int = 0) -> frozenset[int] | None:
         """Bond two of `entries` (changed in place); `held` of the order is already counted at i. None when a valence forbids it."""
@@ -269,7 +286,7 @@ class Moves:
             after = None if new is None else self.step(core, new)
             if new is not None and after is not None:
                 yield from (((new, *tokens), at) for tokens, at in self._chains(after, [new]))
-        yield from self._chains(core, rings)
+        yield from self._chains(core, rings[:1])
         # a double bond to the outside saves an aromatic atom that has none and cannot get one in its ring
         if last is not None and last.kind >= 0 and self.double is not None and (bond := self.step(core, self.double)) is not None:
             yield from (((self.double, f), after) for f in self.fillers if (after := self.step(bond, f)) is not None)
