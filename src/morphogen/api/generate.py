@@ -88,7 +88,8 @@ class _Draw:
         self.given: list[Any] | None = [given[(first + i) % len(given)] for i in range(n)] if given else None
         if columns:
             self.given = self._columns(columns, n)
-        self.cond = default_cond(model, self.keys, own)
+        # what is known of an item says more than a condition drawn at random, and may contradict it
+        self.cond = default_cond(model, self.keys, own) if own or self.given is None else None
         self.good: list[bool] | None = None
 
     def draw(self, valid: bool = False, batch: int = 0, watch: Watch | None = None) -> list[Any]:
