@@ -160,7 +160,8 @@ def test_a_label_may_be_a_column_the_run_never_saw(runs: Any, data: dict[str, Pa
 def test_too_few_held_out_items_are_said(runs: Any, data: dict[str, Path]) -> None:
     answer = morphogen.score(data["rows"], runs["rows", "cart"], rate=0.001)
     assert answer["threshold"] is None and answer["alarms"] == 0 and "cannot vouch" in answer["notes"][0]
-    for wrong in ({"rate": 0.0}, {"rate": 1.5}, {"by": "magic"}):
+    wrongs: list[dict[str, Any]] = [{"rate": 0.0}, {"rate": 1.5}, {"by": "magic"}]
+    for wrong in wrongs:
         with pytest.raises(UsageError):
             morphogen.score(data["rows"], runs["rows", "cart"], **wrong)
 

@@ -31,6 +31,22 @@ def check_bridge(make: Callable[[], Any], x: Any, mask: Tensor | None = None) ->
     _equal(bridge.encode(back, mask)[0], z, "encode must undo decode")
     volume = bridge.volume(x)
     assert volume is None or volume.shape == keys.shape, "volume is one number a row, or None"
+    _check_parts(bridge, x, z)
+
+
+def _check_parts(bridge: Any, x: Any, z: Any) -> None:
+    """Numbers for the target's elements, brought back to the source's, lie as the source does and lose nothing."""
+    if isinstance(z, dict):
+        return
+    each = draws.uniform(draws.seeded(0, len(z)), "parts", 0, tuple(z.shape[1:]))
+    parts = bridge.parts(each)
+    if parts is None:
+        return
+    leaves = [(parts[k], x[k]) for k in parts] if isinstance(parts, dict) else [(parts, x)]
+    assert not isinstance(parts, dict) or set(parts) == set(x), "parts name the source's fields"
+    assert all(p.shape[0] == len(z) and p.shape[1:] == v.shape[1:] for p, v in leaves), "parts lie as the source does"
+    total = torch.stack([p.flatten(1).sum(1) for p, _ in leaves]).sum(0)
+    assert torch.allclose(total, each.flatten(1).sum(1), rtol=1e-4), "parts add up to what was given"
 
 
 def check_family(make: Callable[[], Any], batch: Batch) -> Any:
