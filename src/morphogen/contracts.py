@@ -92,6 +92,13 @@ class Derives(Protocol):
 
 
 @runtime_checkable
+class Augments(Protocol):
+    """Further items made of some: other spellings, other orientations. For training only: held out they would be copies."""
+
+    def augmented(self, items: Sequence[Item]) -> list[Item]: ...
+
+
+@runtime_checkable
 class Faults(Protocol):
     """Says what to keep of a faulty item: None = no fault. Later attempts (0, 1, ...) keep less."""
 

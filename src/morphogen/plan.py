@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.config import SIZES, make
-from morphogen.contracts import Derives, Item
+from morphogen.contracts import Augments, Derives, Item
 from morphogen.errors import DataError, UsageError, suggest
 from morphogen.files import read_json, write_json
 from morphogen.registry import PRESETS, entries, resolve
@@ -47,6 +47,11 @@ class Plan:
 
     def part(self, ids: Sequence[int]) -> list[Item]:
         return [self.items[i] for i in ids]
+
+    def lessons(self) -> list[Item]:
+        """What is trained on: the training part, and what the codec makes of it."""
+        items = self.part(self.train)
+        return [*items, *self.codec.augmented(items)] if isinstance(self.codec, Augments) else items
 
 
 def defaults_of(codec: str) -> dict[str, Any]:

@@ -377,9 +377,12 @@ def test_sets_are_groups_and_orientations_stay_together(tmp_path: Path) -> None:
     by_level: dict[object, set[str]] = {}
     for item in items:
         by_level.setdefault(grids.canonical(item.raw)[0], set()).add(item.group)
-    assert all(len(groups) == 1 for groups in by_level.values()) and len(items) > 12
-    plain = list(LevelCodec(LevelConfig(symmetry="none")).read(scan(tmp_path)))
-    assert len(plain) == 12
+    assert all(len(groups) == 1 for groups in by_level.values()) and len(items) <= 12
+    more = codec.augmented(items)
+    assert {(grids.canonical(item.raw)[0], item.group) for item in more} <= {(k, *v) for k, v in by_level.items()} and len(more) > 12
+    assert not {item.raw for item in more} & {item.raw for item in items}, "turned levels are further ones"
+    plain = LevelCodec(LevelConfig(symmetry="none"))
+    assert len(list(plain.read(scan(tmp_path)))) == 12 and plain.augmented(items) == []
     few = [item for item in items if item.group in ("aset", "bset")]
     for path in [*tmp_path.glob("cset*"), *tmp_path.glob("dset*")]:
         path.unlink()

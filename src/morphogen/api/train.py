@@ -150,7 +150,7 @@ def fitted_classical(plan: Plan) -> Any:
 
     model = build_model(plan)
     with torch.no_grad():
-        model.family.fit(Dataset(model, plan.part(plan.train)).batches(4096, plan.seed))
+        model.family.fit(Dataset(model, plan.lessons()).batches(4096, plan.seed))
     return model.eval()
 
 
@@ -170,7 +170,7 @@ class _Job:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed)  # initial weights; every other draw is named by keys
             model = build_model(self.plan, self.parent, self.device)
-        dataset = Dataset(model, self.plan.part(self.plan.train))
+        dataset = Dataset(model, self.plan.lessons())
         if not self.plan.training.batch:
             length = None if dataset.lengths is None else float(dataset.lengths.double().mean())
             self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length))

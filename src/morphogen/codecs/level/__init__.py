@@ -93,7 +93,7 @@ class LevelCodec:
         return score(listing)
 
     def read(self, listing: Listing) -> Iterator[Item]:
-        """Yield levels, in all their orientations if these are as good; what cannot be used goes to `skips`.
+        """Yield levels; what cannot be used goes to `skips`.
 
         Levels larger than the grid are left out and counted in `notes`. Raises DataError when there is no level at all.
         """
@@ -109,14 +109,13 @@ class LevelCodec:
             self.notes.append(f"{left_out} and left out (--set codec.size={int(sizes.max())} takes all)")
         if limit is None:
             self._reading = replace(found, grid=grid)
-        copies = 0
-        for item in kept:
-            forms = grids.orientations(item.raw) if turn else [item.raw]
-            copies += len(forms) - 1
-            for form in forms:
-                yield replace(item, raw=form, cond=dict(item.cond))
-        if copies:
-            self.notes.append(f"{len(kept):,} levels in all their orientations (--set codec.symmetry=none leaves them as they are)")
+        yield from kept
+
+    def augmented(self, items: Sequence[Item]) -> list[Item]:
+        """The other orientations of levels, where these are as good: more to train on, never to judge by."""
+        if self._reading is None or not self._turning(self._reading.sokoban):
+            return []
+        return [replace(item, raw=form, cond=dict(item.cond)) for item in items for form in grids.orientations(item.raw)[1:]]
 
     def _turning(self, sokoban: bool) -> bool:
         return self.config.symmetry == "all" or (self.config.symmetry == "auto" and sokoban)
