@@ -57,8 +57,9 @@ class Running:
     def rows_for(self, n: int) -> int:
         """Many rows are fast, but each begins without knowing what stands before it."""
         if self.steps is not None:
-            return ITEM_ROWS if n >= 8192 else 16 if n >= 512 else 1
-        return max(1, min(1024, n // (1024 if self.blend.depth <= 8 else 384)))
+            return 128 if n >= 32768 else 64 if n >= 8192 else 16 if n >= 512 else 1
+        rows = max(1, min(1024, n // (640 if self.blend.depth <= 8 else 320)))
+        return rows - rows % 64 if rows >= 64 else rows
 
     def encode(self, tokens: np.ndarray, rows: int) -> bytes:
         """(n,) tokens in `rows` rows."""
@@ -105,10 +106,7 @@ def reordered(level: Counts, rank: np.ndarray) -> Counts:
 
 def _lanes(rows: int) -> int:
     """A lane costs 3 bytes and more of them are faster; they divide the rows."""
-    for parts in (4, 2):
-        if rows % parts == 0 and rows // parts >= 64:
-            return rows // parts
-    return rows
+    return rows // 2 if rows % 2 == 0 and rows >= 128 else rows
 
 
 def table_sizes(counts: Sequence[Counts], vocab: int, expected: int) -> list[int]:

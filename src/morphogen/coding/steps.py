@@ -13,6 +13,7 @@ from morphogen.contracts import Request
 from morphogen.spaces import Tokens
 
 SCALE = 1 << 36
+WINDOW = 256  # tokens of a running text a network looks back on at most: attention to more costs more than it saves
 
 
 class Steps(Protocol):
@@ -27,14 +28,14 @@ class NetSteps:
     """Any family with `start` and `step`. A running text outlives the longest item: then the last half is read again in one go."""
 
     def __init__(self, family: Any, space: Tokens) -> None:
-        self.family, self.space = family, space
+        self.family, self.space, self.window = family, space, space.length
         self.state: Any = None
         self.rows = self.read = 0
         self.past: list[np.ndarray] = []
 
     def begin(self, rows: int, middle: bool) -> None:
-        """Nothing read yet; `middle` makes no difference: a network has no word for it."""
-        self.rows, self.past = rows, []
+        """Nothing read yet; `middle`: the rows of a running text, which is read through a window."""
+        self.rows, self.past, self.window = rows, [], min(self.space.length, WINDOW) if middle else self.space.length
         self._start()
 
     def _start(self) -> None:
@@ -64,12 +65,12 @@ class NetSteps:
 
     def _feed(self) -> np.ndarray:
         """(R, n) what has not been read: the last token, or at a window's beginning its past."""
-        if self.read and len(self.past) and self.read < self.space.length:
+        if self.read and len(self.past) and self.read < self.window:
             self.read += 1
             return self.past[-1][:, None]
         if self.read:
             self._start()
-        kept = self.past[-(self.space.length // 2) :] if self.past else []
+        kept = self.past[-(self.window // 2) :] if self.past else []
         self.read = len(kept) + 1
         return np.stack(kept, 1) if kept else np.zeros((self.rows, 0), np.int64)
 
