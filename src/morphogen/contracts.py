@@ -119,6 +119,21 @@ class Identifies(Protocol):
     def identity(self, raw: Raw) -> str: ...
 
 
+@runtime_checkable
+class HasRunning(Protocol):
+    """A codec whose files can be taken as one running string of tokens, bytes and all: what lossless coding likes best.
+
+    `tokens_of` None: these bytes would not come back. `seam`: the token between items. `alike`: all ids (no end), neighbours alike.
+    """
+
+    @property
+    def seam(self) -> int: ...
+    @property
+    def alike(self) -> list[int]: ...
+    def tokens_of(self, data: bytes) -> np.ndarray | None: ...
+    def bytes_of(self, ids: Any) -> bytes: ...
+
+
 class Grammar(Protocol):
     """Left-to-right legality of token strings. States are immutable values.
 
@@ -287,6 +302,13 @@ class HasLogProb(Protocol):
 class HasSteps(Protocol):
     def start(self, request: Request) -> Any: ...
     def step(self, state: Any, ids: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasWholeNumbers(Protocol):
+    """`portable()`: `steps()` gives next-token weights and `counts(seam)` n-grams, both in whole numbers: alike on every machine."""
+
+    def portable(self) -> Any: ...
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from morphogen.coding import blocks
 from morphogen.coding.container import expand, squeeze
 from morphogen.coding.rans import damaged
 from morphogen.coding.steps import NetSteps, build
-from morphogen.contracts import HasSteps
+from morphogen.contracts import HasSteps, HasRunning, HasWholeNumbers
 from morphogen.errors import DataError, FormatError, MorphogenError
 from morphogen.run import Run
 from morphogen.spaces import Tokens
@@ -52,7 +52,7 @@ class Lossless:
 
     def __init__(self, model: Any, progress: Callable[[float], None] | None = None) -> None:
         self.model, self.space, self.progress = model, model.family.space, progress
-        self.portable: Any = model.family.portable() if hasattr(model.family, "portable") else None
+        self.portable: Any = model.family.portable() if isinstance(model.family, HasWholeNumbers) else None
         fits = isinstance(self.space, Tokens) and self.space.streams == 1 and self.space.vocab <= 1 << 15
         self.steps: Any = None
         if fits and self.portable is not None:
@@ -64,7 +64,7 @@ class Lossless:
     @property
     def runs(self) -> bool:
         """Whether any bytes can be coded as a running text."""
-        return self.steps is not None and hasattr(self.model.codec, "tokens_of") and not len(self.model.bridges)
+        return self.steps is not None and isinstance(self.model.codec, HasRunning) and not len(self.model.bridges)
 
     @property
     def itemises(self) -> bool:
@@ -172,7 +172,7 @@ class Lossless:
         steps = self.steps()
         for at in range(0, len(tokens), ITEM_BLOCK):
             part = list(tokens[at : at + ITEM_BLOCK])
-            rows = next((r for r in (1, 4, 16) if r >= len(part)), blocks.ITEM_ROWS)
+            rows = blocks.item_rows(len(part), self.space.length)
             data = blocks.encode_items(steps, self.space, part, rows)
             out.add(data, MODEL, len(part), sum(map(len, part)), rows, blocks.digest(np.concatenate(part)))
             if self.progress:

@@ -122,6 +122,12 @@ def table_sizes(counts: Sequence[Counts], vocab: int, expected: int) -> list[int
 
 
 # -------------------------------------------------------------------- items
+def item_rows(count: int, length: int) -> int:
+    """Side by side: as many as there are, in few shapes; long items keep fewer, for their caches' sake."""
+    most = 256 if count >= 160 and length <= 256 else ITEM_ROWS
+    return next((rows for rows in (1, 4, 16, 64) if rows >= count), most)
+
+
 def encode_items(steps: Steps, space: Tokens, items: Sequence[np.ndarray], rows: int) -> bytes:
     """Whole items (n,) of at most `space.length` tokens, `rows` at a time; lanes are few, since items are short."""
     coder = SymbolEncoder(min(rows, ITEM_LANES))
