@@ -15,7 +15,7 @@ from morphogen.coding import blocks
 from morphogen.coding.container import expand, squeeze
 from morphogen.coding.rans import damaged
 from morphogen.coding.steps import NetSteps, build
-from morphogen.contracts import HasSteps, HasRunning, HasWholeNumbers
+from morphogen.contracts import HasRunning, HasSteps, HasWholeNumbers
 from morphogen.errors import DataError, FormatError, MorphogenError
 from morphogen.run import Run
 from morphogen.spaces import Tokens
