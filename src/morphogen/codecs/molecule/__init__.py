@@ -16,7 +16,7 @@ import numpy as np
 
 from morphogen import spaces
 from morphogen.codecs.molecule import chemistry, outputs, rows, spelling
-from morphogen.codecs.molecule.workers import LEAST, over
+from morphogen.codecs.molecule.workers import over
 from morphogen.codecs.sources import Listing, Skips
 from morphogen.contracts import Claim, Given, Grammar, Item
 from morphogen.errors import DataError, FormatError, UsageError, suggest
@@ -76,8 +76,7 @@ class MoleculeCodec:
         self.skips, self.notes = Skips(), []
         found = list(rows.rows_of(listing, self.config.column, self.skips))
         texts = [row.text for row in found]
-        trust = self._canonical(texts)
-        surveyed = over("survey", texts, notation=self.config.notation, mixtures=self.config.mixtures, trust=trust)
+        surveyed = over("survey", texts, notation=self.config.notation, mixtures=self.config.mixtures)
         said = rows.conditions(found)
         items = [(row, one, cond) for row, one, cond in zip(found, surveyed, said) if self._usable(row, one)]
         items = self._not_too_long(items)
@@ -87,16 +86,9 @@ class MoleculeCodec:
         if self.config.notation == "selfies":
             self._spelt = {one[0]: one[3] for _, one, _ in items}
         scaffolds = {one[1] for _, one, _ in items}
-        self._tell(items, trust, len(scaffolds))
+        self._tell(items, len(scaffolds))
         for row, (smiles, scaffold, _, _), cond in items:
             yield Item(smiles, cond, scaffold if scaffold and len(scaffolds) > 1 else smiles, row.where)
-
-    def _canonical(self, texts: Sequence[str]) -> bool:
-        """Whether a large set is canonical as it stands: then it is parsed, but not written anew."""
-        if len(texts) <= LEAST or any("\n" in text for text in texts[:100]):
-            return False
-        sample = texts[:: max(1, len(texts) // 500)]
-        return all(one[0] == text for text, one in zip(sample, chemistry.survey(sample)) if not one[2])
 
     def _usable(self, row: rows.Row, one: Sequence[str]) -> bool:
         if one[2]:
@@ -121,14 +113,12 @@ class MoleculeCodec:
             self.notes.append(f"{left:,} molecules of more than {most:,} tokens were left out")
         return out
 
-    def _tell(self, items: list[Any], trust: bool, scaffolds: int) -> None:
+    def _tell(self, items: list[Any], scaffolds: int) -> None:
         """What a person should know about what was read."""
         changed = sum(row.text != one[0] for row, one, _ in items)
         distinct = len({one[0] for _, one, _ in items})
-        if trust:
-            self.notes.append("the SMILES are canonical (500 were compared): parsed, not written anew")
-        elif changed:
-            self.notes.append(f"{changed:,} of {len(items):,} were written anew as canonical SMILES")
+        anew = f"{changed:,} of {len(items):,} were written anew as canonical SMILES"
+        self.notes.append(anew if changed else "all SMILES were canonical")
         if distinct < len(items):
             self.notes.append(f"{len(items) - distinct:,} molecules occur more than once")
         self.notes.append(f"{scaffolds:,} Bemis-Murcko scaffolds; the held-out part has others than the training part")
@@ -171,7 +161,8 @@ class MoleculeCodec:
     def augmented(self, items: Sequence[Item]) -> list[Item]:
         """More items to train on: the same molecules written from other atoms, with the same conditions and group.
 
-        A function of each molecule alone. For the training part only: of held-out items they would be copies.
+        A function of each molecule alone. Meant for the training part, after the split: held-out items would be repeated, and
+        whoever reads other data with this codec wants each molecule once; so `read` does not yield them.
         """
         copies = self._copies(items)
         return [Item(copy, item.cond, item.group, item.source) for item in items for copy in copies.get(item.raw, ())]

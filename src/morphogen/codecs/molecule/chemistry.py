@@ -63,14 +63,13 @@ def canonical(text: str) -> str | None:
 
 
 # ------------------------------------------------------------------- reading
-def survey(texts: Sequence[str], notation: str = "smiles", mixtures: str = "skip", trust: bool = False) -> list[list[str]]:
+def survey(texts: Sequence[str], notation: str = "smiles", mixtures: str = "skip") -> list[list[str]]:
     """[canonical SMILES, scaffold, why not, spelling] of each SMILES or mol block (anything of several lines).
 
-    `trust`: the strings are known to be canonical; they are parsed, but written as they stand.
     The scaffold is that of Bemis and Murcko (1996), "" for chains. The spelling is the SELFIES, or "".
     """
     with quiet() as chem:
-        found = [_survey(chem, text, mixtures, trust) for text in texts]
+        found = [_survey(chem, text, mixtures) for text in texts]
     if notation == "selfies":
         with _selfies() as library:
             for one in found:
@@ -79,7 +78,7 @@ def survey(texts: Sequence[str], notation: str = "smiles", mixtures: str = "skip
     return found
 
 
-def _survey(chem: Any, text: str, mixtures: str, trust: bool) -> list[str]:
+def _survey(chem: Any, text: str, mixtures: str) -> list[str]:
     block = "\n" in text
     why = "" if block else refusal(text)
     if why:
@@ -92,14 +91,13 @@ def _survey(chem: Any, text: str, mixtures: str, trust: bool) -> list[str]:
     if len(frags := chem.GetMolFrags(mol)) > 1:
         if mixtures == "skip":
             return ["", "", f"a salt or mixture of {len(frags)} parts (--set codec.mixtures=largest keeps the largest)", ""]
-        mol, trust = max(chem.GetMolFrags(mol, asMols=True), key=lambda m: (m.GetNumHeavyAtoms(), chem.MolToSmiles(m))), False
+        mol = max(chem.GetMolFrags(mol, asMols=True), key=lambda m: (m.GetNumHeavyAtoms(), chem.MolToSmiles(m)))
     if mol.GetNumAtoms() > ATOMS:
         return ["", "", f"{mol.GetNumAtoms():,} atoms; at most {ATOMS} are read", ""]
     if block or ":" in text:
         for atom in mol.GetAtoms():
-            trust = trust and not atom.GetAtomMapNum()
             atom.SetAtomMapNum(0)
-    smiles = text if trust and not block else chem.MolToSmiles(mol)
+    smiles = chem.MolToSmiles(mol)
     if "*" in smiles:
         return ["", "", "has a wildcard atom", ""]
     return [smiles, _scaffold(mol), "", ""]
