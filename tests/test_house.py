@@ -139,7 +139,8 @@ def test_sec_no_unsafe_calls(path: Path) -> None:
                 assert not (keyword.arg in ("allow_pickle", "shell") and getattr(keyword.value, "value", False)), f"{path}: {keyword.arg}"
 
 
-@pytest.mark.parametrize("room", ["errors", "spaces", "contracts", "config", "registry", "files", "sandbox", "codecs", "samples", "cli", "plan"])
+@pytest.mark.parametrize("room", [
+    "errors", "spaces", "contracts", "config", "registry", "files", "sandbox", "codecs", "samples", "cli", "plan"])
 def test_rooms_without_torch(room: str) -> None:
     for path in FILES:
         if room_of(path) == room:
