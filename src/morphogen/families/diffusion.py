@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from morphogen.config import NetConfig
 from morphogen.contracts import Batch, Cond, Given, Loss, Oddity, Partial, Phase, Request
 from morphogen.families import noise
-from morphogen.families.common import Standard, counted, drop_of, need_array, rows_of, stepwise, walk
+from morphogen.families.common import Standard, counted, drop_of, need_array, redundancy, rows_of, stepwise, walk
 from morphogen.nets.build import build_net, resolve
 from morphogen.nets.conditioner import Conditioner
 from morphogen.sampling import draws, solvers
@@ -28,8 +28,8 @@ class DiffusionConfig:
     net: NetConfig = NetConfig()  # noqa: RUF009 (frozen)
     "Size of the network."
     p_mean: float | None = None
-    "Mean of the log noise level in training, in units of the data's deviation; none: 0.7 for pictures and the like, -0.5 for vectors."
-    p_std: float = 1.3
+    "Mean of the log noise level in training, in units of the data's deviation; none: EDM's -0.5, more for grids finer than 8 a side."
+    p_std: float = 1.25
     "Deviation of the log noise level in training."
     given: bool = False
     "Also show the network which values are known: sharper filling of gaps, if training hides some."
@@ -60,7 +60,7 @@ class Diffusion(nn.Module):
 
     Data are standardised per channel first, so sigma is in units of their deviation and EDM's sigma_data is 1. The loss
     weight lambda = 1 / c_out^2 makes every noise level's target have variance 1. Log sigma is drawn from N(p_mean, p_std^2),
-    for pictures higher than EDM's: what one shows is decided at high noise, and short trainings have not learned that yet.
+    higher for finer grids: what a picture shows is decided at high noise, and short trainings have not learned that yet.
     """
 
     accepts: ClassVar[tuple[type, ...]] = (Array,)
@@ -72,7 +72,7 @@ class Diffusion(nn.Module):
         super().__init__()
         self.space = need_array(space, "diffusion")
         net = resolve(config.net, space, space)
-        self.p_mean = config.p_mean if config.p_mean is not None else 0.7 if len(self.space.shape) > 1 else -0.5
+        self.p_mean = config.p_mean if config.p_mean is not None else redundancy(self.space) - 0.5
         self.config = dataclasses.replace(config, net=net, p_mean=self.p_mean)
         self.infill, self.phases = "any", (Phase(),)
         self.conditioner = Conditioner(conditions, net.width)

@@ -14,7 +14,7 @@ from morphogen.config import NetConfig
 from morphogen.contracts import Batch, Cond, Given, Loss, Oddity, Partial, Phase, Request
 from morphogen.errors import UsageError
 from morphogen.families import noise
-from morphogen.families.common import Standard, counted, drop_of, need_array, rows_of, stepwise, walk
+from morphogen.families.common import Standard, counted, drop_of, need_array, redundancy, rows_of, stepwise, walk
 from morphogen.nets.build import build_net, resolve
 from morphogen.nets.conditioner import Conditioner
 from morphogen.sampling import draws, solvers
@@ -33,8 +33,8 @@ class FlowConfig:
     time: str = "logit_normal"
     "How training picks points of the path: logit_normal (mostly its middle) or uniform."
     time_mean: float | None = None
-    "logit_normal: above 0 looks more at noise, below 0 more at data; none: 0.4 for pictures and the like, 0 for vectors."
-    time_std: float = 1.2
+    "logit_normal: above 0 looks more at noise, below 0 more at data; none: 0, more for grids finer than 8 a side."
+    time_std: float = 1.0
     "logit_normal: how widely points are spread."
     given: bool = False
     "Also show the network which values are known: sharper filling of gaps, if training hides some."
@@ -76,7 +76,7 @@ class Flow(nn.Module):
         if config.time not in TIMES:
             raise UsageError(f"option 'time' = {config.time!r} is not valid", remedy="choose " + " or ".join(TIMES))
         net = resolve(config.net, space, space)
-        self.time_mean = config.time_mean if config.time_mean is not None else 0.4 if len(self.space.shape) > 1 else 0.0
+        self.time_mean = config.time_mean if config.time_mean is not None else redundancy(self.space) / 2
         self.config = dataclasses.replace(config, net=net, time_mean=self.time_mean)
         self.infill, self.phases = "any", (Phase(),)
         self.conditioner = Conditioner(conditions, net.width)
