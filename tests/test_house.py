@@ -18,13 +18,16 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # Members of one line never import each other; imports only go to earlier lines.
 LAYERS = [
     {"errors", "spaces", "contracts", "config", "registry", "files", "samples", "sandbox"},
+    {"tokens"},
     {"codecs", "nets", "sampling", "coding"},
+    {"engine"},
     {"bridges", "families"},
     {"model"},
-    {"items"},
+    {"items", "formats"},
     {"training"},
-    {"evaluation", "trust"},
+    {"adapt", "evaluation", "trust"},
     {"run"},
+    {"language"},
     {"plan"},
     {"api"},
     {"cli"},
