@@ -11,7 +11,7 @@ from morphogen.contracts import Cond
 from morphogen.errors import UsageError
 from morphogen.nets.transformer import SIZES, Architecture, KVCache, Transformer, architecture, resolve
 
-QWEN = Architecture(width=24, depth=2, heads=4, kv_heads=2, head_width=8, hidden=40, decoder=True)
+QWEN = Architecture(width=24, depth=2, heads=4, kv_heads=2, head_width=8, hidden=40)
 
 
 def rough(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
