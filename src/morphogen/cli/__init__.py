@@ -10,6 +10,7 @@ from typing import Any
 VERBS = {
     "train": "Learn how data are structured and save a run folder.",
     "generate": "Make new things from a run.",
+    "chat": "Converse with a language model in the terminal.",
     "evaluate": "How good a run is, whether a baseline beats it, whether it copied.",
     "compare": "Every family on equal time: which should I use?",
     "compress": "Code a file or folder without loss by what a run has learned.",
@@ -27,6 +28,7 @@ VERBS = {
 EXAMPLES = {
     "train": "morphogen train photos/ --out runs/photos --minutes 10",
     "generate": "morphogen generate runs/digits --n 64 --seed 7 --cond label=3 --out threes",
+    "chat": "morphogen chat model.gguf",
     "evaluate": "morphogen evaluate runs/digits",
     "compare": "morphogen compare penguins.csv --minutes 5 --out which",
     "compress": "morphogen compress notes.txt --run runs/notes --out notes.mgc",
