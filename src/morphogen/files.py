@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from morphogen.errors import DataError, FormatError, ResourceError, UsageError
 
@@ -27,25 +27,34 @@ def _explain(error: OSError, path: Path) -> ResourceError:
     return ResourceError(f"cannot write ({error.strerror or error})", where=path, remedy="free space or choose another place")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file atomically. Raises ResourceError when the disk refuses; the old file then stands."""
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file bit by bit; it takes the name `path` only when the block ends well. Raises ResourceError when the disk refuses."""
     path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise _explain(error, path) from None
+        if isinstance(error, OSError):
+            raise _explain(error, path) from None
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file atomically. Raises ResourceError when the disk refuses; the old file then stands."""
+    with new_file(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,6 @@ from morphogen.files import read_json, write_bytes, write_json, write_text
 from morphogen.registry import resolve
 
 VERSION = 1
-LARGEST_HEADER = 16 << 20
 
 
 class Run:
@@ -162,7 +161,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FormatError(f"the recipe cannot be read ({error})", where=path, remedy="give a recipe.toml") from None
-    unknown = set(values) - {"version", "morphogen", "data", "codec", "conditions", "family", "training", "generation"}
+    unknown = set(values) - {"version", "morphogen", "data", "codec", "conditions", "family", "training", "generation", "tune"}
     if unknown:
         raise FormatError(f"unknown section '{min(unknown)}'", where=path, remedy="see recipes/ for what a recipe holds")
     if values.get("version", 0) > VERSION:
@@ -183,21 +182,11 @@ def build_bridges(space: Any, accepts: tuple[type, ...], parent: Any = None) -> 
 
 
 def read_tensors(path: Path, device: str = "cpu", prefix: str = "") -> dict[str, Any]:
-    """Tensors of a safetensors file after a look at its header: size, and what kind of file it really is. Raises FormatError."""
-    from safetensors import SafetensorError, safe_open
+    """Tensors of a safetensors file after the strict check of `formats.shards`. Raises FormatError."""
+    from morphogen.formats.shards import Shards
 
-    with path.open("rb") as file:
-        head = file.read(512)
-    size = int.from_bytes(head[:8], "little")
-    if head.startswith(b"version https://git-lfs"):
-        raise FormatError("this is a git-LFS pointer, not the model", where=path, remedy="fetch the real file with git lfs pull")
-    if head.lstrip()[:1] == b"<" or size > min(LARGEST_HEADER, path.stat().st_size):
-        raise FormatError("not a safetensors file", where=path, remedy="a web page or a damaged download was saved under this name")
-    try:
-        with safe_open(str(path), framework="pt", device=device) as file:
-            return {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise FormatError(f"damaged safetensors ({error})", where=path, remedy="restore the file") from None
+    shards = Shards(path)
+    return {k: shards[k].to(device) for k in shards if k.startswith(prefix)}
 
 
 def _plain(value: Any) -> Any:
