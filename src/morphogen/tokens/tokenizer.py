@@ -1,0 +1,174 @@
+"""Text to ids and back, over the `tokenizers` library, such that nothing in a text ever becomes a special token. No torch here.
+
+The library matches added tokens inside any text, and some of its models (Unigram, WordPiece) know special tokens as ordinary pieces. So
+the tokenizer that reads text is a twin of the model's own in which every special token has a random name that nobody can write: the ids
+are the same, the names are not. Text in which special tokens count (a chat template's own) has them renamed just before.
+"""
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from morphogen.errors import FormatError
+from morphogen.tokens.decode import Decoder, Spelling
+from morphogen.tokens.fast import Engine, build_engine
+from morphogen.tokens.strict import check_spec, refuse
+
+T = TypeVar("T")
+ENOUGH = 1 << 16  # characters after which building the fast engine pays for itself
+
+
+def guarded(call: Callable[[], T], what: str, where: object = "") -> T:
+    """Run the library; its errors and panics (which are no Exceptions) become one FormatError."""
+    try:
+        return call()
+    except (KeyboardInterrupt, SystemExit, FormatError):
+        raise
+    except BaseException as error:
+        raise FormatError(f"{what} ({' '.join(str(error).split())[:120]})", where=where, remedy="the tokenizer is damaged") from None
+
+
+def _twin(spec: Mapping[str, Any], renamed: Mapping[str, str]) -> str:
+    """The tokenizer.json with special tokens renamed wherever they stand, without merges that could make one, without truncation."""
+    model = dict(spec["model"])
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = {renamed.get(name, name): i for name, i in vocab.items()}
+    else:
+        model["vocab"] = [[renamed.get(name, name), score] for name, score in vocab]
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = renamed.get(model["unk_token"], model["unk_token"])
+    if isinstance(model.get("merges"), list):
+        model["merges"] = [m for m in model["merges"] if (m.replace(" ", "", 1) if isinstance(m, str) else "".join(m)) not in renamed]
+    added = [{**t, "content": renamed.get(t["content"], t["content"])} for t in spec.get("added_tokens") or ()]
+    return json.dumps({**spec, "model": model, "added_tokens": added, "truncation": None, "padding": None}, ensure_ascii=False)
+
+
+class Tokenizer:
+    """A model's vocabulary and how it reads and spells text.
+
+    `spec`: a checked tokenizer.json; `special`: further texts that are special tokens; `roles`: bos, unk, pad, mask, cls, sep as ids and
+    eos as a tuple. Raises FormatError when the library cannot build it.
+    """
+
+    def __init__(self, spec: dict[str, Any], *, special: Iterable[str] = (), roles: Mapping[str, Any] | None = None, where: object = "") -> None:
+        import tokenizers
+
+        pairs = check_spec(spec, where)
+        names = [""] * len(pairs)
+        for name, i in pairs:
+            names[i] = name
+        ids = dict(pairs)
+        held = {t["content"] for t in spec.get("added_tokens") or ()}
+        wanted = {t["content"] for t in spec.get("added_tokens") or () if t.get("special")} | {s for s in special if s in ids}
+        spec = {**spec, "added_tokens": [
+            *({**_plain_token(t["content"], t["id"]), **t, "special": t["content"] in wanted} for t in spec.get("added_tokens") or ()),
+            *(_plain_token(name, ids[name], special=True) for name in sorted(wanted - held, key=ids.__getitem__))]}
+        self.size = len(names)
+        self.special: dict[str, int] = {name: ids[name] for name in sorted(wanted, key=ids.__getitem__)}
+        roles = roles or {}
+        self.bos, self.unk, self.pad = roles.get("bos"), roles.get("unk"), roles.get("pad")
+        self.mask, self.cls, self.sep = roles.get("mask"), roles.get("cls"), roles.get("sep")
+        self.eos: tuple[int, ...] = tuple(roles.get("eos") or ())
+        self.note = ""  # what had to be assumed about it, for people
+        self._content = zlib.compress(json.dumps(spec, ensure_ascii=False).encode("utf-8", "surrogatepass"), 1)
+        nonce = secrets.token_hex(8)
+        # Letters and digits only, all of one length: no normaliser changes such a name and none is the beginning of another.
+        self._renamed = {name: f"zq{nonce}x{i:07d}x" for name, i in self.special.items()}
+        twin = _twin(spec, self._renamed)
+        self._twin = guarded(lambda: tokenizers.Tokenizer.from_str(twin), "the tokenizers library refuses it", where)
+        for token in spec["added_tokens"]:
+            if self._twin.token_to_id(self._renamed.get(token["content"], token["content"])) != token["id"]:
+                refuse(f"the added token {token['content'][:40]!r} cannot have id {token['id']}", where)
+        self.spelling = Spelling(spec, names, frozenset(self.special.values()))
+        every = sorted((t["content"] for t in spec["added_tokens"]), key=len, reverse=True)
+        self._any_added = re.compile("|".join(map(re.escape, every))) if every else None
+        self._twin_json, self._engine, self._read = twin, None, 0
+        self._around = self._wrapping()
+
+    def _wrapping(self) -> tuple[list[int], list[int]] | None:
+        """What `encode` puts before and after the ids of a text; None when it is not that simple."""
+        bare = guarded(lambda: self._twin.encode("a", add_special_tokens=False).ids, "cannot encode")
+        full = guarded(lambda: self._twin.encode("a", add_special_tokens=True).ids, "cannot encode")
+        for start in range(len(full) - len(bare) + 1):
+            if bare and full[start:start + len(bare)] == bare:
+                return full[:start], full[start + len(bare):]
+        return None
+
+    def _fast(self, characters: int) -> Engine | None:
+        """The fast engine once enough text was read for building it to pay; None where the vocabulary does not allow it."""
+        self._read += characters
+        if self._twin_json and self._read >= ENOUGH:
+            source, self._twin_json = self._twin_json, ""
+            self._engine = build_engine(source, self._twin)
+        return self._engine
+
+    def _encode(self, text: str, *, around: bool) -> list[int]:
+        text = _clean(text)
+        engine = self._fast(len(text))
+        if engine is not None and (not around or self._around is not None):
+            ids = engine.encode(text)
+            if ids is not None:
+                before, after = self._around if around and self._around else ([], [])
+                return [*before, *ids, *after] if before or after else ids
+        return guarded(lambda: self._twin.encode(text, add_special_tokens=around).ids, "cannot encode")
+
+    def ids(self, text: str, *, special: bool = False) -> list[int]:
+        """The ids of a text, nothing added. Special tokens written in it count only with `special=True`."""
+        if special and self.special:
+            return self.marked(text, "")
+        return self._encode(text, around=False)
+
+    def marked(self, text: str, mark: str) -> list[int]:
+        """The ids of a text in which special tokens count, except where `mark` breaks them up; the marks themselves are no text."""
+        text = _clean(text)
+        if self._any_added is not None:
+            text = self._any_added.sub(lambda m: self._renamed.get(m[0], m[0]), text)
+        return guarded(lambda: self._twin.encode(text.replace(mark, "") if mark else text, add_special_tokens=False).ids, "cannot encode")
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text with what the model's own files put around it; special tokens written in it do not count."""
+        return self._encode(text, around=True)
+
+    def batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many texts."""
+        if self._fast(sum(map(len, texts))) is not None:
+            return [self._encode(text, around=True) for text in texts]
+        clean = [_clean(text) for text in texts]
+        return [e.ids for e in guarded(lambda: self._twin.encode_batch_fast(clean, add_special_tokens=True), "cannot encode")]
+
+    def text(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """The text of ids; special tokens are left out unless `special`. Bytes that are no UTF-8 become U+FFFD."""
+        decoder = self.decoder(special=special)
+        return "".join([decoder.feed(i) for i in ids]) + decoder.flush()
+
+    def piece(self, i: int) -> bytes:
+        """The exact bytes id i stands for inside a text; b"" for special tokens. Raises IndexError outside 0..size-1."""
+        if not 0 <= i < self.size:
+            raise IndexError(i)
+        return b"" if i in self.spelling.special else self.spelling.bytes_of(i)
+
+    def decoder(self, *, special: bool = False) -> Decoder:
+        """A fresh incremental decoder."""
+        return Decoder(self.spelling, special=special)
+
+    def content(self) -> str:
+        """A tokenizer.json that loads as this tokenizer."""
+        return zlib.decompress(self._content).decode("utf-8", "surrogatepass")
+
+
+def _plain_token(name: str, i: int, *, special: bool = False) -> dict[str, Any]:
+    return {"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+
+
+def _clean(text: str) -> str:
+    """Text without lone surrogates, which no encoding of UTF-8 has."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
