@@ -42,6 +42,12 @@ class AutoregressiveSampling:
     "Only tokens at least this likely relative to the best."
     repetition: float = 1.0
     "Above 1 makes tokens that were used less likely."
+    presence: float = 0.0
+    "Taken from the logits of tokens that were written."
+    frequency: float = 0.0
+    "Taken from the logits of tokens that were written, once for each time."
+    typical: float = 1.0
+    "Only the tokens of the most expected surprise that together reach this share."
     guidance: float = 1.0
     "How strongly the condition is followed: 1 as learned."
 
@@ -116,7 +122,8 @@ def write(state: Writing, request: Request, space: Tokens, choice: Choice) -> It
     at, feed = fixed, x[:, :fixed]
     while at < limit and not (end is not None and bool(ended.all())):
         logits = _allowed(legal(state.step(feed), space, at), guide, limit - at, end, (open_until > at, known[:, at]))
-        token = choose_token(logits, keys, at, choice, x[:, :at] if choice.repetition != 1 else None)
+        seen = x[:, :at] if choice.looks_back else None
+        token = choose_token(logits, keys, at, choice, seen, None if seen is None else torch.where(known[:, :at], -1, seen))
         if end is not None:
             token = torch.where(ended, end, token)
         x[:, at] = token = torch.where(known[:, at], x[:, at], token)

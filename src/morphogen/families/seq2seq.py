@@ -45,6 +45,12 @@ class Seq2SeqSampling:
     "Only tokens at least this likely relative to the best."
     repetition: float = 1.0
     "Above 1 makes tokens that were used less likely."
+    presence: float = 0.0
+    "Taken from the logits of tokens that were written."
+    frequency: float = 0.0
+    "Taken from the logits of tokens that were written, once for each time."
+    typical: float = 1.0
+    "Only the tokens of the most expected surprise that together reach this share."
     guidance: float = 1.0
     "How strongly the condition is followed: 1 as learned."
 

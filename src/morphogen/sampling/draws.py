@@ -57,6 +57,20 @@ def bits(keys: Tensor, name: str, step: int | Tensor = 0, shape: tuple[int, ...]
     return _mix(derive(keys, name, step).view(-1, *[1] * len(shape)) + where)
 
 
+def _one(key: int, name: str, step: int) -> int:
+    """The 64 bits of `bits` for a single key, without a sign, in plain numbers."""
+    everything = (1 << 64) - 1
+
+    def mix(x: int) -> int:
+        x = ((x ^ (x & everything) >> 30) * _MIX1) & everything
+        x = ((x ^ x >> 27) * _MIX2) & everything
+        return x ^ x >> 31
+
+    salt = zlib.crc32(name.encode()) * 0x9E3779B97F4A7C15
+    first, second = mix((key + salt) & everything), mix((step * _AXES[1] + 1) & everything)
+    return mix(mix((first + second) & everything))
+
+
 def uniform(keys: Tensor, name: str, step: int | Tensor = 0, shape: tuple[int, ...] = ()) -> Tensor:
     """(B, *shape) in (0, 1): 23 bits, never 0 or 1, so that log is safe."""
     return (_shift(bits(keys, name, step, shape), 41).float() + 0.5) * 2.0**-23
@@ -69,17 +83,30 @@ def normal(keys: Tensor, name: str, step: int | Tensor = 0, shape: tuple[int, ..
     return radius * torch.cos((h & 0xFFFFFFFF).float() * (2 * math.pi * 2.0**-32))
 
 
+def weights(logits: Tensor) -> Tensor:
+    """(..., V) float64 whole numbers in proportion to softmax: 2^34 for the most likely.
+
+    Sums of whole numbers below 2^53 (up to 2^19 ids) are exact: they do not depend on their order, nor on how many zeros lie
+    between. So a law keeps its draws, bit for bit, when tokens without a chance are left out.
+    """
+    wide = logits.detach().to(torch.float64, copy=True)  # in place from here on: fresh pages cost more than the sums do
+    return wide.sub_(wide.amax(-1, keepdim=True)).exp_().mul_(2.0**34).floor_()
+
+
 def choose(logits: Tensor, keys: Tensor, name: str, step: int | Tensor = 0) -> Tensor:
     """(B,) one index a row of (B, V) logits, by inverse CDF: one uniform a row, 12x cheaper than Gumbel for large V.
 
-    Computed in float64 so that the running sum of a large vocabulary cannot round a legal token's share to zero.
+    In whole numbers: the index is the first whose running sum exceeds floor(u total), with u = (2 m + 1) / 2^24.
     """
-    cdf = logits.double().softmax(-1).cumsum(-1)
-    u = uniform(keys, name, step).double()[:, None] * cdf[:, -1:]
-    index = torch.searchsorted(cdf, u, right=True).squeeze(-1)
-    # a uniform that lands on the very end may step past the last token of non-zero probability
-    last = logits.shape[-1] - 1 - (logits > -torch.inf).flip(-1).float().argmax(-1)
-    return torch.minimum(index, last)
+    cdf = weights(logits)
+    torch.cumsum(cdf, -1, out=cdf)
+    if len(cdf) == 1 and keys.device.type == "cpu":  # thirty operations on one number cost more than the rest of a token
+        total, odd = cdf[0, -1].item(), 2 * (_one(int(keys[0]), name, int(step)) >> 41) + 1
+        point = int(total) * odd >> 24 if total == total else 0
+        return torch.searchsorted(cdf[0], float(point), right=True).clamp(max=logits.shape[-1] - 1)[None]
+    total, odd = cdf[:, -1].long(), 2 * _shift(bits(keys, name, step), 41) + 1
+    points = (total >> 24) * odd + (((total & 0xFFFFFF) * odd) >> 24)  # the product of both would need 77 bits
+    return torch.searchsorted(cdf, points[:, None].double(), right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def permutation(keys: Tensor, name: str, n: int, step: int | Tensor = 0) -> Tensor:
