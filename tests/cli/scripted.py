@@ -91,7 +91,7 @@ class Scripted:
 def main(arguments: list[str]) -> int:
     import morphogen.cli.chat as verb
 
-    delay, wait, context = [float(a) for a in (arguments + ["0.02", "1.5", "2048"])[:3]] if arguments else [0.02, 1.5, 2048]
+    delay, wait, context = [float(a) for a in arguments[:3]] or [0.02, 1.5, 2048]
     verb._load = lambda path: Scripted(STORY, delay=delay, wait=wait, context=int(context))
     from morphogen.cli import main as command
 

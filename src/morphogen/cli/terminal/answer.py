@@ -59,7 +59,7 @@ def draw(pieces: Callable[[], Iterator[Any]], out: Printer, *, prompt: int = 0) 
     answer, begun = Answer(), time.monotonic()
     stop, line = threading.Event(), queue.Queue()
     worker = threading.Thread(target=_work, args=(pieces, line, stop), daemon=True)
-    with _interrupts(stop), _silent_keys():
+    with _interrupts(stop), _no_cursor():
         worker.start()
         turn, progress = 0, ""
         while True:
@@ -146,27 +146,15 @@ def _interrupts(stop: threading.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silent_keys() -> Iterator[None]:
-    """What is typed during an answer is not echoed into it; it waits for the prompt. The cursor hides."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+def _no_cursor() -> Iterator[None]:
+    """A cursor that jumps about in an answer is a nuisance."""
+    if not sys.stdout.isatty():
         yield
         return
     try:
-        import termios
-    except ImportError:  # Windows
-        yield
-        return
-    handle = sys.stdin.fileno()
-    before = termios.tcgetattr(handle)
-    quiet = termios.tcgetattr(handle)
-    quiet[0] &= ~termios.ICRNL
-    quiet[3] &= ~(termios.ECHO | termios.ICANON)
-    termios.tcsetattr(handle, termios.TCSADRAIN, quiet)
-    sys.stdout.write("\x1b[?25l")
-    sys.stdout.flush()
-    try:
+        sys.stdout.write("\x1b[?25l")
+        sys.stdout.flush()
         yield
     finally:
-        termios.tcsetattr(handle, termios.TCSADRAIN, before)
         sys.stdout.write("\x1b[?25h")
         sys.stdout.flush()

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "help": "what can be done here",
-    "system": "TEXT: instructions the model gets first; alone shows them, 'off' takes them away",
-    "save": "FILE: the conversation as JSON, or as Markdown to read when it ends .md",
-    "load": "FILE: go on with a saved conversation",
+    "system": "TEXT gives the model instructions; alone shows them, off takes them away",
+    "save": "FILE keeps the conversation as JSON, or as Markdown to read when it ends .md",
+    "load": "FILE goes on with a saved conversation",
     "regenerate": "another answer to the last question",
     "edit": "write the question in your editor",
     "undo": "take the last step back: an exchange, /regenerate, /clear or /load",
     "clear": "begin anew; instructions and options stay",
-    "set": "temperature 0.7: set an option; alone shows all, NAME off gives it back to the model",
-    "seed": "N: the same words and seed give the same answer",
-    "schema": "FILE: answers follow a JSON schema; 'off' ends it",
-    "copy": "the last answer to the clipboard; 'code' takes its last code block",
+    "set": "temperature 0.7 sets an option; alone shows all, NAME off gives it back to the model",
+    "seed": "N sets the next seed: the same words and seed give the same answer",
+    "schema": "FILE makes answers follow a JSON schema; off ends it",
+    "copy": "the last answer to the clipboard; /copy code takes its last code block",
     "tokens": "how full the context is",
     "quit": "leave (also Ctrl-D)",
 }
@@ -44,6 +44,8 @@ def dispatch(chat: Chat, line: str) -> str:
         near = suggest(name, COMMANDS)
         near = near.replace("'", "'/", 1) if near.startswith("did") else "/help shows what there is"
         raise UsageError(f"no command '/{name[:40]}'", remedy=near)
+    if "\n" in rest and name not in ("system", "edit"):
+        raise UsageError(f"/{name} is one line", remedy="a question that begins with a slash is written with two: //")
     return RUN[name](chat, rest) or ""
 
 
@@ -60,8 +62,7 @@ def path_of(text: str) -> Path:
 
 
 def _help(chat: Chat, rest: str) -> None:
-    for name, what in COMMANDS.items():
-        chat.say(f"  /{name:<11} {what}", name=f"/{name}")
+    chat.table([(f"/{name}", what) for name, what in COMMANDS.items()])
     chat.say("\n" + KEYS, "dim")
 
 
@@ -130,9 +131,8 @@ def _clear(chat: Chat, rest: str) -> None:
 def _set(chat: Chat, rest: str) -> None:
     words = rest.replace("=", " ").split()
     if not words:
-        for name, option in options.OPTIONS.items():
-            value = chat.seed() if name == "seed" else chat.options.get(name, "model's own")
-            chat.say(f"  {name:<12} {value!s:<12} {option.what}", name=name)
+        known = {"max_tokens": "what fits"} | chat.options | {"seed": chat.seed()}
+        chat.table([(name, str(known.get(name, "model's own")), option.what) for name, option in options.OPTIONS.items()])
         return
     if len(words) != 2:
         raise UsageError("a name and a value are needed", remedy="for example /set temperature 0.7")

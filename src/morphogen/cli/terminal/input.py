@@ -4,11 +4,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText
@@ -157,12 +158,40 @@ class Prompt:
 
     def ask(self, default: str = "") -> str:
         """One question or command. Raises EOFError at Ctrl-D and KeyboardInterrupt at Ctrl-C on an empty line."""
-        hint = FormattedText([("class:placeholder", self.hint)])
+        def hint() -> Any:  # gone when the line is sent or left
+            return FormattedText([] if get_app().is_done else [("class:placeholder", self.hint)])
+
         text = self.session.prompt(FormattedText([("class:mark", self.mark)]), default=default, placeholder=hint)
         return unquoted(text)
 
     def _more(self, width: int, number: int, wrapped: int) -> Any:
         return FormattedText([("class:more", "· ".rjust(width) if not wrapped else " " * width)])
+
+
+@contextlib.contextmanager
+def terminal_mode(silent: bool) -> Iterator[None]:
+    """Keys typed between prompts: silent keeps them, unseen and as they were struck, for the next prompt; not silent is how programs
+    expect a terminal to be."""
+    try:
+        import termios
+
+        handle = sys.stdin.fileno()
+        before = termios.tcgetattr(handle)
+    except (ImportError, OSError, ValueError, termios.error):  # Windows, or no terminal
+        yield
+        return
+    wanted = termios.tcgetattr(handle)
+    if silent:
+        wanted[0] &= ~termios.ICRNL
+        wanted[3] &= ~(termios.ECHO | termios.ICANON)
+    else:
+        wanted[0] |= termios.ICRNL
+        wanted[3] |= termios.ECHO | termios.ICANON | termios.ISIG
+    termios.tcsetattr(handle, termios.TCSADRAIN, wanted)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(handle, termios.TCSADRAIN, before)
 
 
 def _suggest() -> Any:
@@ -187,7 +216,8 @@ def edit(text: str, run: Callable[[list[str]], int] | None = None) -> str:
     with tempfile.TemporaryDirectory(prefix="morphogen-") as folder:
         path = Path(folder) / "question.md"
         path.write_text(text, encoding="utf-8")
-        status = (run or subprocess.call)([*command, str(path)])
+        with terminal_mode(silent=False):
+            status = (run or subprocess.call)([*command, str(path)])
         if status:
             raise UsageError(f"{command[0]} ended with status {status}", remedy="the question is as it was")
         return clean(path.read_text(encoding="utf-8", errors="replace")).strip("\n")

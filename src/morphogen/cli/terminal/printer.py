@@ -221,11 +221,11 @@ def printer(file: IO[str] | None = None, *, language: str = "") -> Printer:
 
     `language` shows the whole answer as code (json under a schema).
     """
-    file = file or sys.stdout
-    console = Console(file=file, highlight=False)
-    if console.is_terminal and not console.is_dumb_terminal and file.isatty():
+    where: IO[str] = file if file is not None else sys.stdout  # type: ignore[assignment]
+    console = Console(file=where, highlight=False)
+    if console.is_terminal and not console.is_dumb_terminal and where.isatty():
         return Markdown(console, language=language)
-    return Plain(file)
+    return Plain(where)
 
 
 __all__ = ["Live", "Markdown", "Plain", "Printer", "clean", "fold", "plain", "printer"]

@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from morphogen.cli.terminal import answer as drawing
@@ -27,7 +30,7 @@ class Chat:
         self.model, self.options, self.schema = model, dict(options or {}), schema
         self.transcript = Transcript(system=system)
         self.out = file or sys.stdout
-        self.console = Console(file=self.out, highlight=False, soft_wrap=True)
+        self.console = Console(file=self.out, highlight=False)
         self.count = transcript.counter(model)
         self.base, self.answers = secrets.randbelow(1 << 31), 0
         self.file: Path | None = None  # where it was saved or loaded
@@ -38,13 +41,18 @@ class Chat:
         """The seed of the next answer: answers count on from the first one's."""
         return int(self.options.get("seed", self.base)) + self.answers
 
-    def say(self, line: str, style: str = "", *, name: str = "") -> None:
-        """A line of the program's own, its leading name marked."""
-        text = Text(clean(line), STYLES[style])
-        if name and line.lstrip().startswith(name):
-            begin = len(line) - len(line.lstrip())
-            text.stylize("cyan", begin, begin + len(name))
-        self.console.print(text)
+    def say(self, line: str, style: str = "") -> None:
+        """Words of the program's own."""
+        self.console.print(Text(clean(line), STYLES[style]))
+
+    def table(self, rows: Sequence[tuple[str, ...]]) -> None:
+        """Names and what they mean, each in its column."""
+        grid = Table.grid(padding=(0, 2))
+        for i in range(len(rows[0])):
+            grid.add_column(style="cyan" if i == 0 else "", no_wrap=i == 0, overflow="fold")
+        for row in rows:
+            grid.add_row(*(Text(clean(cell)) for cell in row))
+        self.console.print(Padding(grid, (0, 0, 0, 2)))
 
     def fail(self, error: BaseException) -> None:
         """An error in one line; the chat goes on."""
@@ -138,9 +146,14 @@ def greet(chat: Chat, size: str) -> None:
 
 def converse(chat: Chat, *, history: bool = True) -> int:
     """Ask and answer until the person leaves."""
-    from morphogen.cli.terminal.input import Prompt
+    from morphogen.cli.terminal.input import Prompt, terminal_mode
 
     prompt = Prompt(commands.COMMANDS, history=history, hint="Ask something, /help for help")
+    with terminal_mode(silent=True):
+        return _loop(chat, prompt)
+
+
+def _loop(chat: Chat, prompt: Any) -> int:
     leaving = False
     while True:
         chat.console.print()
@@ -156,8 +169,11 @@ def converse(chat: Chat, *, history: bool = True) -> int:
             chat.say("Ctrl-C once more or Ctrl-D leaves", "dim")
             continue
         leaving = False
-        if turn(chat, line) == "quit":
-            return 0
+        try:
+            if turn(chat, line) == "quit":
+                return 0
+        except KeyboardInterrupt:
+            chat.say("stopped", "dim")
 
 
 def turn(chat: Chat, line: str) -> str:
