@@ -160,6 +160,18 @@ def test_notes_go_away() -> None:
     assert room.BEGIN in made.console.file.getvalue()
 
 
+def test_a_window_that_changes_loses_and_doubles_nothing() -> None:
+    text = "- " + "word " * 12 + "\n- " + "more " * 12 + "\n- " + "last " * 12 + "\n\nend"
+    made = Markdown(console(60))
+    for i, c in enumerate(text):
+        made.console.width = 30 if i > 100 else 60
+        made.live.width = made.console.width  # a terminal that does not fold what stands there anew
+        made.next = 0.0
+        made.feed(c)
+    made.finish()
+    assert " ".join(screen(made.console.file.getvalue())).replace("•", "-").split() == text.split()
+
+
 def test_a_narrower_window_leaves_nothing_behind() -> None:
     made = Markdown(console(40))
     made.feed("word " * 7)

@@ -168,6 +168,17 @@ class Prompt:
         return FormattedText([("class:more", "· ".rjust(width) if not wrapped else " " * width)])
 
 
+class PlainPrompt:
+    """Asks on terminals that cannot move their cursor: lines as they come, a trailing backslash or three quotes for more."""
+
+    def ask(self, default: str = "") -> str:
+        """One question or command. Raises EOFError and KeyboardInterrupt."""
+        text = input("> ")
+        while text.endswith("\\") or unfinished(text):
+            text = text.removesuffix("\\") + "\n" + input(". ")
+        return unquoted(text)
+
+
 @contextlib.contextmanager
 def terminal_mode(silent: bool) -> Iterator[None]:
     """Keys typed between prompts: silent keeps them, unseen and as they were struck, for the next prompt; not silent is how programs

@@ -126,7 +126,7 @@ class Renderer:
         number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
         items = []
         for i, item in enumerate(node.children):
-            mark = Text("  • " if number is None else f"{number + i:>2}. ", "cyan")
+            mark = Text(" • " if number is None else f"{number + i:>2}. ", "cyan")
             lines = self._many(item.children, width - mark.cell_len, tight=True) or [Text()]
             items.append(prefixed(lines, Text(" " * mark.cell_len), first=mark))
         return items

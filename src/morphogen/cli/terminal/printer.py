@@ -127,6 +127,7 @@ class Markdown:
         self.printed = 0  # lines of `source` that are on the screen for good
         self.any = False  # something was printed before `source`
         self.next, self.message, self.waiting = 0.0, "", False
+        self.width = 0
 
     def feed(self, text: str) -> None:
         """Add a piece; the screen follows a few dozen times a second at most."""
@@ -151,11 +152,16 @@ class Markdown:
         self.message = ""
         if self.language and not self.source.endswith("\n"):
             self.source += "\n"
-        renderer = Renderer(self.console)
-        lines = self._lines([b.lines for b in renderer.blocks(self.source)])
+        lines = self._lines([b.lines for b in self._renderer().blocks(self.source)])
         self.live.draw(lines[self.printed :], [])
         self.any = self.any or bool(lines)
         self.source, self.printed = "", 0
+
+    def _renderer(self) -> Renderer:
+        """At the width of the window now, or at that of the block's beginning when some of its lines are printed: they are counted."""
+        if self.printed <= 1 or not self.width:
+            self.width = self.console.width - 1
+        return Renderer(self.console, self.width)
 
     def _lines(self, blocks: list[list[Text]]) -> list[Text]:
         out: list[Text] = []
@@ -164,7 +170,7 @@ class Markdown:
         return out
 
     def _draw(self) -> None:
-        renderer, self.waiting = Renderer(self.console), False
+        renderer, self.waiting = self._renderer(), False
         done = self._settle(renderer)
         lines = self._lines([b.lines for b in renderer.blocks(mended(self.source))])
         rest = lines[self.printed :]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,17 +138,21 @@ class Chat:
 
 def greet(chat: Chat, size: str) -> None:
     """The first line: which model, how large, how much it reads, where help is."""
-    head = Text(clean(chat.model.name), "bold")
-    head.append("".join(f" · {part}" for part in (size, f"reads {chat.model.context:,} tokens", "/help") if part), "bright_black")
-    chat.console.print(head)
+    rest = "".join(f" · {part}" for part in (size, f"reads {chat.model.context:,} tokens", "/help") if part)
+    chat.console.print(Text.assemble((clean(chat.model.name), "bold"), (rest, "bright_black")))
     if chat.model.template is None:
         chat.say("this model has no chat template: it was not made to converse and will continue your text", "warn")
 
 
 def converse(chat: Chat, *, history: bool = True) -> int:
     """Ask and answer until the person leaves."""
-    from morphogen.cli.terminal.input import Prompt, terminal_mode
+    from morphogen.cli.terminal.input import PlainPrompt, Prompt, terminal_mode
 
+    for name in ("SIGTERM", "SIGHUP"):  # ended from outside: the terminal is given back as it was
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
+    if chat.console.is_dumb_terminal:
+        return _loop(chat, PlainPrompt())
     prompt = Prompt(commands.COMMANDS, history=history, hint="Ask something, /help for help")
     with terminal_mode(silent=True):
         return _loop(chat, prompt)
