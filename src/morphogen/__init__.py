@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "compare", "compress", "decompress", "evaluate", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
-    "replay", "score", "train", "vary",
+    "replay", "score", "train", "tune", "vary",
 ]
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         replay,
         score,
         train,
+        tune,
         vary,
     )
 

@@ -23,13 +23,15 @@ Tree: TypeAlias = "Tensor | dict[str, Any]"
 class Item:
     """One thing of the user's. `cond`: what is said about it. `group`: items of one group stay on one side of a split.
 
-    `source`: the file, or file and row, it was read from; for people.
+    `source`: the file, or file and row, it was read from; for people. `given`: the part of `raw` that is known beforehand, as
+    `Codec.given` reads it (a prompt): seen in training and not learned.
     """
 
     raw: Raw
     cond: dict[str, Any] = field(default_factory=dict)
     group: str = ""
     source: str = ""
+    given: Raw = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,16 @@ class Derives(Protocol):
     derived: ClassVar[dict[str, str]]
 
     def derive(self, raws: Sequence[Raw], names: Sequence[str]) -> list[dict[str, Any]]: ...
+
+
+@runtime_checkable
+class Pairs(Protocol):
+    """Samples of items with a known part (`Item.given`) whose layout depends on where that part ends.
+
+    `pair`: x is the whole sample of `raw` and `known` its part that is given. Raises DataError when both do not fit.
+    """
+
+    def pair(self, given: Raw, raw: Raw) -> Given: ...
 
 
 @runtime_checkable

@@ -159,14 +159,15 @@ class Model:
         sampling: Any = None,
         length: int | None = None,
         strict: bool = False,
+        adapter: str | None = None,
     ) -> Iterator[tuple[Tensor, Partial, Callable[[], list[Raw]]]]:
         """Draw one item a key, tile by tile: (row numbers, Partial, function that decodes these rows now).
 
         `given`: raw items with unknown parts, or Given in the codec's layout. `strict`: under the codec's grammar, where
-        there is one and the family writes in the codec's own Space. Raises UsageError when known values are asked of a
-        model that cannot take them.
+        there is one and the family writes in the codec's own Space. `adapter`: the name of a loaded one to draw by. Raises
+        UsageError when known values are asked of a model that cannot take them.
         """
-        for tile in self._tiles(keys, cond, given, sampling, length, strict):
+        for tile in self._tiles(keys, cond, given, sampling, length, strict, adapter):
             yield from tile()
 
     def _tiles(
@@ -177,6 +178,7 @@ class Model:
         sampling: Any = None,
         length: int | None = None,
         strict: bool = False,
+        adapter: str | None = None,
     ) -> list[Callable[[], Iterator[tuple[Tensor, Partial, Callable[[], list[Raw]]]]]]:
         """The pieces of a drawing call. Each may be drawn at any time, in any order and beside others."""
         self.eval()
@@ -190,7 +192,7 @@ class Model:
         def draw(rows: Tensor) -> Iterator[tuple[Tensor, Partial, Callable[[], list[Raw]]]]:
             i = torch.cat([rows, rows[:1].expand(self.tile - len(rows))])
             part_given = None if inner is None else Given(pick(inner.x, i), pick(inner.known, i))
-            request = Request(keys[i], pick(conditions, i), part_given, length, sampling, grammar=grammar)
+            request = Request(keys[i], pick(conditions, i), part_given, length, sampling, adapter, grammar)
             outer = None if known is None else Given(pick(known.x, i), pick(known.known, i))
             for part in self.family.stream(request):
                 yield rows, part, lambda z=part.x: self._raws(z, keys[i], outer, len(rows))

@@ -9,16 +9,19 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from morphogen.config import SIZES, make
-from morphogen.contracts import Augments, Derives, Item
-from morphogen.errors import DataError, UsageError, suggest
+from morphogen.contracts import Augments, Derives, Item, Pairs
+from morphogen.errors import DataError, MorphogenError, UsageError, suggest
 from morphogen.files import read_json, write_json
 from morphogen.registry import PRESETS, entries, resolve
 from morphogen.spaces import Record, describe
 from morphogen.training.optim import TrainConfig
 from morphogen.training.split import split
+
+if TYPE_CHECKING:
+    from morphogen.codecs.sources import Skips
 
 ALIASES = {"labels": "label", "captions": "caption"}
 
@@ -129,6 +132,8 @@ def make_plan(
         codec.load(read_json(parent.path / "codec" / "state.json"))
     elif like is None:
         codec.fit(items)
+    if any(item.given is not None for item in items):
+        items = _that_fit(codec, items)
     asked = [ALIASES.get(c, c) for c in cond if c not in fields]
     items, worked_out, mark = _work_out(codec, items, asked)
     conditions, notes = _conditions(codec, items, asked)
@@ -162,6 +167,16 @@ def _check_numbers(size: str | None, minutes: float | None, steps: int | None) -
         raise UsageError(f"--steps {steps} is not a number of steps", remedy="give a number from 1")
 
 
+def _that_fit(codec: Any, items: list[Item]) -> list[Item]:
+    """Items with a known part cannot lose their tail: those that are too long are left out and counted."""
+    kept, skips = holdable(codec, items, {})
+    if not kept:
+        raise DataError("no item fits the codec", where=skips.first[0], remedy="give a larger --set codec.length")
+    if skips.count:
+        codec.notes.append(f"{skips.count:,} of {len(items):,} items with a known part do not fit: {skips.first[0]}")
+    return kept
+
+
 def _rebuild(codec: Any, items: list[Item], config: dict[str, Any]) -> Any:
     fresh = type(codec)(make(type(codec).Config, config, "codec."))
     fresh.notes, fresh.skips = codec.notes, codec.skips
@@ -186,6 +201,28 @@ def derive(codec: Any, items: list[Item], names: Sequence[str]) -> list[Item]:
     A value the data say is believed, also where it is missing in some items.
     """
     return _work_out(codec, items, names)[0]
+
+
+def holdable(codec: Any, items: Sequence[Item], conditions: dict[str, Any]) -> tuple[list[Item], Skips]:
+    """The items that a fitted codec and its conditions can encode, and a count of the others with reasons."""
+    from morphogen.codecs.sources import Skips
+
+    kept, skips = [], Skips()
+    for i, item in enumerate(items):
+        try:
+            missing = next((name for name in conditions if item.cond.get(name) is None), None)
+            if missing is not None:
+                raise DataError(f"no '{missing}'")
+            if item.given is not None and isinstance(codec, Pairs):
+                codec.pair(item.given, item.raw)
+            else:
+                codec.encode(item.raw)
+            for name, condition in conditions.items():
+                condition.encode(item.cond[name])
+            kept.append(item)
+        except MorphogenError as error:
+            skips.add(item.source or f"item {i + 1}", error.what)
+    return kept, skips
 
 
 def _work_out(codec: Any, items: list[Item], names: Sequence[str]) -> tuple[list[Item], list[str], str]:

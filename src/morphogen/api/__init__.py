@@ -8,8 +8,9 @@ from morphogen.api.latent import interpolate, reconstruct, vary
 from morphogen.api.nearest import nearest
 from morphogen.api.score import score
 from morphogen.api.train import train
+from morphogen.api.tune import tune
 
 __all__ = [
     "compare", "compress", "decompress", "evaluate", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
-    "replay", "score", "train", "vary",
+    "replay", "score", "train", "tune", "vary",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from morphogen.errors import UsageError, suggest
@@ -36,14 +36,14 @@ def device_of(name: str) -> str:
     return name
 
 
-def parse_options(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
+def parse_options(settings: Iterable[str], sections: Sequence[str] = SECTIONS) -> dict[str, dict[str, Any]]:
     """`section.name=value` strings to nested values; a value is read as TOML when it can be, else as text."""
     out: dict[str, dict[str, Any]] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         section, _, name = key.partition(".")
-        if not equals or not name or section not in SECTIONS:
-            raise UsageError(f"cannot read --set {setting}", remedy=f"write section.name=value with section one of {', '.join(SECTIONS)}")
+        if not equals or not name or section not in sections:
+            raise UsageError(f"cannot read --set {setting}", remedy=f"write section.name=value with section one of {', '.join(sections)}")
         out.setdefault(section, {})[name] = _value(text)
     return out
 

@@ -15,7 +15,7 @@ from morphogen.api.train import recorded_wishes
 from morphogen.api.watching import default_cond, load_previews
 from morphogen.contracts import Item
 from morphogen.errors import DataError, MorphogenError
-from morphogen.files import check_output, write_json, write_text
+from morphogen.files import check_output, read_json, write_json, write_text
 from morphogen.plan import Plan, defaults_of, derive, make_plan, read, recall_worked_out
 from morphogen.registry import plugins, resolve
 from morphogen.run import Run
@@ -82,6 +82,8 @@ def evaluate(
 
 def plan_again(folder: Run) -> Plan:
     """The plan of a run, made again from its recipe and its data. Raises DataError when the data moved."""
+    from morphogen.api.tuning import tuned_plan
+
     source = folder.recipe["data"]["path"]
     if not source or not Path(source).exists():
         raise DataError(
@@ -91,6 +93,8 @@ def plan_again(folder: Run) -> Plan:
         )
     parent = folder.recipe["data"].get("bridge")
     recall_worked_out(folder.path)
+    if "tune" in folder.recipe:
+        return tuned_plan(folder, source, seed=folder.recipe["data"]["seed"], steps=folder.recipe["training"]["steps"])
     wishes = recorded_wishes(folder.recipe)
     return make_plan(
         source, **wishes, parent=Run(folder.path / "bridges" / "0", Run.load(folder.path / "bridges" / "0").recipe) if parent else None
@@ -182,6 +186,10 @@ def report_page(folder: Run, plan: Plan, judged: Judged) -> Any:
         Facts(title="Model card", facts=facts_of(folder, plan, judged)),
         Command(title="Make it again", command="\n".join(_commands(folder, plan))),
     ]
+    if (folder.path / "tune.json").is_file():
+        from morphogen.api.tuning import lines_of
+
+        sections.insert(-2, Lines(title="What tuning changed", lines=lines_of(read_json(folder.path / "tune.json"))))
     if result.notes:
         sections.append(Lines(title="Not measured", lines=result.notes))
     source = Path(folder.recipe["data"]["path"]).name

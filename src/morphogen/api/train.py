@@ -68,9 +68,9 @@ def train(
     for line in plan.warnings:
         watch.say(line, "warn")
     if fresh and force and out.is_dir():
-        _clear(out)
+        clear(out)
     with lock(out):
-        run = _Job(plan, Run(out, recorded), parent, device_of(device), begun, watch).run(fresh, data, bridge, cond)
+        run = Job(plan, Run(out, recorded), parent, device_of(device), begun, watch).run(fresh, data, bridge, cond)
     if report and plan.held_out:
         from morphogen.api.evaluate import evaluate
 
@@ -115,7 +115,7 @@ def _cut_short(out: Path) -> bool:
     return out.is_dir() and {p.name for p in out.iterdir()} <= {".lock", "codec", "conditions", "bridges", "samples"}
 
 
-def _clear(out: Path) -> None:
+def clear(out: Path) -> None:
     """--force replaces a run; anything that is not one stays and is refused."""
     if any(out.iterdir()) and not (out / "recipe.toml").is_file():
         raise UsageError("the folder is not a run; it is not overwritten", where=out, remedy="choose another name")
@@ -154,28 +154,25 @@ def fitted_classical(plan: Plan) -> Any:
     return model.eval()
 
 
-class _Job:
-    """One training run, from a plan to a finished folder."""
+class Job:
+    """One training run, from a plan to a finished folder. `calibrates`: data-dependent buffers are set first."""
 
-    def __init__(self, plan: Plan, run: Run, parent: Run | None, device: str, begun: float, watch: Watch) -> None:
+    def __init__(
+        self, plan: Plan, run: Run, parent: Run | None, device: str, begun: float, watch: Watch, *, calibrates: bool = True
+    ) -> None:
         self.plan, self.folder, self.parent, self.device, self.begun, self.watch = plan, run, parent, device, begun, watch
+        self.calibrates = calibrates
 
     def run(self, fresh: bool, data: Any, bridge: Any, cond: Sequence[str]) -> Run:
         import torch
 
         from morphogen.training.data import Dataset
-        from morphogen.training.lanes import lanes_for
-        from morphogen.training.optim import batch_size
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed)  # initial weights; every other draw is named by keys
             model = build_model(self.plan, self.parent, self.device)
         dataset = Dataset(model, self.plan.lessons())
-        if not self.plan.training.batch:
-            length = None if dataset.lengths is None else float(dataset.lengths.double().mean())
-            self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length))
-        if not self.plan.training.lanes:
-            self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes_for(self.device))
+        self.sized(model, dataset)
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
             self.record(model, data, bridge, cond)
@@ -187,8 +184,19 @@ class _Job:
         self.finish(model, watched)
         return self.folder
 
-    def record(self, model: Any, data: Any, bridge: Any, cond: Sequence[str]) -> None:
-        """The recipe and the small files, before the first step: what --resume needs."""
+    def sized(self, model: Any, dataset: Any) -> None:
+        """Fill in the batch and the lanes where nobody said them."""
+        from morphogen.training.lanes import lanes_for
+        from morphogen.training.optim import batch_size
+
+        if not self.plan.training.batch:
+            length = None if dataset.lengths is None else float(dataset.lengths.double().mean())
+            self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length))
+        if not self.plan.training.lanes:
+            self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes_for(self.device))
+
+    def record(self, model: Any, data: Any, bridge: Any, cond: Sequence[str], more: dict[str, Any] | None = None) -> None:
+        """The recipe (with `more` sections) and the small files, before the first step: what --resume needs."""
         from morphogen.trust.provenance import environment, hash_data, hash_file
 
         plan, run = self.plan, self.folder
@@ -211,6 +219,7 @@ class _Job:
             "family": {"name": plan.family, "config": config_values(model.family.config)},
             "training": config_values(plan.training),
             "generation": {"tile": model.tile},
+            **(more or {}),
         }
         run.save_recipe()
         run.save_parts(model)
@@ -234,7 +243,8 @@ class _Job:
 
         plan, run = self.plan, self.folder
         trainer = Trainer(model, dataset, plan.training, seed=plan.seed, held_out=held)
-        trainer.calibrate()
+        if self.calibrates:
+            trainer.calibrate()
         preview = Previewer(model, run, plan, self.watch)
         if plan.training.steps == 0:
             trainer.config = self.timed(trainer, preview)

@@ -9,6 +9,7 @@ from typing import Any
 
 VERBS = {
     "train": "Learn how data are structured and save a run folder.",
+    "tune": "Let a run go on learning from other data, by a small adapter or in full.",
     "generate": "Make new things from a run.",
     "chat": "Converse with a language model in the terminal.",
     "evaluate": "How good a run is, whether a baseline beats it, whether it copied.",
@@ -27,6 +28,7 @@ VERBS = {
 }
 EXAMPLES = {
     "train": "morphogen train photos/ --out runs/photos --minutes 10",
+    "tune": "morphogen tune runs/notes letters.jsonl --out runs/letters --rank 8 --minutes 5",
     "generate": "morphogen generate runs/digits --n 64 --seed 7 --cond label=3 --out threes",
     "chat": "morphogen chat model.gguf",
     "evaluate": "morphogen evaluate runs/digits",

@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Generator, Iterator
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def stepwise(stream: Callable[[M, Request], Iterator[Partial]]) -> Callable[[M, 
                 try:
                     for module in training:
                         module.training = False
-                    with torch.no_grad():
+                    with torch.no_grad(), acting(self, request.adapter):
                         part = next(steps, end)
                 finally:
                     for module in training:
@@ -48,6 +49,16 @@ def stepwise(stream: Callable[[M, Request], Iterator[Partial]]) -> Callable[[M, 
                 steps.close()
 
     return wrapped
+
+
+def acting(family: nn.Module, adapter: str | None) -> AbstractContextManager[None]:
+    """A block in which this thread draws by one of the family's adapters; None leaves what acts. Raises UsageError."""
+    if adapter is None:
+        return nullcontext()
+    adapters: Any = getattr(family, "adapters", None)
+    if adapters is None:
+        raise UsageError(f"no adapter '{adapter[:60]}': the model has none", remedy="load one first")
+    return adapters.here(adapter)
 
 
 def drop_of(batch: Batch) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.contracts import Batch, Given, Item
-from morphogen.model import Model, collate, join, pick, rows_of, to
+from morphogen.contracts import Batch, Given, Item, Pairs, Sample
+from morphogen.errors import UsageError
+from morphogen.model import Model, collate, join, pick, rows_of, stack, to
 from morphogen.sampling import draws
 from morphogen.spaces import Array, Record, Space, Tokens
 
@@ -21,7 +23,8 @@ class Dataset:
 
     def __init__(self, model: Model, items: Sequence[Item], chunk: int = 1024) -> None:
         self.model, self.n = model, len(items)
-        self.x, self.mask = collate([model.codec.encode(item.raw) for item in items], model.codec.space)
+        samples, self.known = samples_of(model, items)
+        self.x, self.mask = collate(samples, model.codec.space)
         self.lengths = None if self.mask is None else self.mask.sum(1)
         self.cond: dict[str, Tensor] = {}
         for name, codec in model.conditions.items():
@@ -31,7 +34,7 @@ class Dataset:
         self.with_given = bool(getattr(model.family.config, "given", False))
         self.symmetry = model.codec.space.symmetry if isinstance(model.codec.space, Array) else ()
         self._inner: tuple[Any, Tensor | None] | None = None
-        if not self.with_given and not self.symmetry:
+        if not self.with_given and (not self.symmetry or self.known is not None):
             parts = [self._inward(torch.arange(i, min(i + chunk, self.n))) for i in range(0, self.n, chunk)]
             self._inner = (join([p[0] for p in parts]), join([p[1] for p in parts]))
 
@@ -47,14 +50,18 @@ class Dataset:
         given = None
         if self._inner is not None:
             x, mask = pick(self._inner[0], ids), pick(self._inner[1], ids)
+            if self.known is not None:
+                given = self.model.given_inward(Given(to(pick(self.x, ids), device), to(pick(self.known, ids), device)))
         else:
             x, mask = pick(self.x, ids), pick(self.mask, ids)
-            if not plain and isinstance(x, Tensor):
+            if not plain and isinstance(x, Tensor) and self.known is None:
                 x = augment(x, keys, self.symmetry)
             x, mask = to(x, device), to(mask, device)
-            if self.with_given and not plain:
-                known = hide(self.model.codec.space, keys, rows_of(x))
-                given = self.model.given_inward(Given(x, to(known, device)))
+            if self.with_given and (not plain or self.known is not None):
+                known = to(pick(self.known, ids), device)
+                if not plain:
+                    known = either(known, to(hide(self.model.codec.space, keys, rows_of(x)), device))
+                given = self.model.given_inward(Given(x, known))
             with torch.no_grad():
                 x, mask = self.model.inward(x, mask)
         return Batch(to(x, device), keys.to(device), weight.to(device), to(mask, device), to(pick(self.cond, ids), device), given)
@@ -64,6 +71,48 @@ class Dataset:
         for start in range(0, self.n, size):
             ids = torch.arange(start, min(start + size, self.n))
             yield self.batch(ids, draws.derive(ids, f"pass.{seed}"), plain=True)
+
+
+def samples_of(model: Model, items: Sequence[Item]) -> tuple[list[Sample], Any]:
+    """(samples, which of their parts are known beforehand (N, ...) bool, or None when no item says so).
+
+    Raises UsageError when the model cannot leave known parts out of its loss.
+    """
+    codec = model.codec
+    if not any(item.given is not None for item in items):
+        return [codec.encode(item.raw) for item in items], None
+    samples, parts = [], []
+    for item in items:
+        if item.given is None:
+            sample = codec.encode(item.raw)
+            both = Given(sample, _nothing(codec.space, sample))
+        elif isinstance(codec, Pairs):
+            both = codec.pair(item.given, item.raw)
+        else:
+            both = Given(codec.encode(item.raw), codec.given(item.given).known)
+        samples.append(both.x)
+        parts.append(both)
+    if not model.keeps(parts[0]):
+        raise UsageError("this model cannot learn the answers alone: it takes no known values", remedy="use data without prompts")
+    if not isinstance(codec.space, Tokens):
+        return samples, stack([part.known for part in parts])
+    known = np.zeros((len(items), codec.space.length), bool)
+    for row, part in zip(known, parts, strict=True):
+        row[: len(part.known)] = part.known[: codec.space.length]
+    return samples, torch.from_numpy(known)
+
+
+def _nothing(space: Space, sample: Any) -> Any:
+    if isinstance(space, Record):
+        return {k: _nothing(field, sample[k]) for k, field in space.fields}
+    return np.zeros(len(sample), bool) if isinstance(space, Tokens) else np.zeros((1, *sample.shape[1:]), bool)
+
+
+def either(a: Any, b: Any) -> Any:
+    """Known in one or the other."""
+    if a is None or b is None:
+        return b if a is None else a
+    return {k: either(a[k], b[k]) for k in a} if isinstance(a, dict) else a | b
 
 
 POOL = 32  # batches whose items are sorted by length together

@@ -148,14 +148,7 @@ class Trainer:
         if self.held_out is None or len(self.family.phases) != 1:
             return None
         module = self.ema.module if self.ema else self.family
-        module.eval()
-        total, weight = 0.0, 0.0
-        ids = torch.arange(self.held_out.n)[:512]
-        for start in range(0, len(ids), 128):
-            part = ids[start : start + 128]
-            loss = module(self.held_out.batch(part, draws.derive(part, "check"), plain=True), self.family.phases[0].name)
-            total, weight = total + float(loss.total), weight + float(loss.weight)
-        value = total / max(weight, 1e-9)
+        value = held_out_loss(module, self.held_out)
         if self.config.keep == "best" and value < self.best_loss:
             self.best_loss, self.best = value, {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
         return value
@@ -254,6 +247,19 @@ class Trainer:
             owner = next(o for o in self.optimisers[name] if any(p is parameter for g in o.param_groups for p in g["params"]))
             owner.state[parameter][field] = to(value, device)
         return warnings
+
+
+@torch.no_grad()
+def held_out_loss(module: Any, data: Dataset, most: int = 512) -> float:
+    """Mean loss of a family's first phase over the first items, with the same draws each time; the family is left in evaluation."""
+    module.eval()
+    total, weight = 0.0, 0.0
+    ids = torch.arange(data.n)[:most]
+    for start in range(0, len(ids), 128):
+        part = ids[start : start + 128]
+        loss = module(data.batch(part, draws.derive(part, "check"), plain=True), module.phases[0].name)
+        total, weight = total + float(loss.total), weight + float(loss.weight)
+    return total / max(weight, 1e-9)
 
 
 def due(step: int, times: int, steps: int) -> bool:

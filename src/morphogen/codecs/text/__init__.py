@@ -14,7 +14,7 @@ import numpy as np
 
 from morphogen import files, spaces
 from morphogen.codecs.sources import METADATA, Listing, Skips, json_lines, said_about
-from morphogen.codecs.text import passages
+from morphogen.codecs.text import pairs, passages
 from morphogen.codecs.text.tokens import Tokeniser, hashed_grams, to_bytes, train_bpe
 from morphogen.contracts import Claim, Given, Item
 from morphogen.errors import DataError, UsageError
@@ -120,21 +120,20 @@ class TextCodec:
         return [Item(raw, {}, _block(name, i, len(raws)) if alone else name, f"{name}:{i + 1}") for i, raw in enumerate(raws)], shape
 
     def _read_lines(self, file: Path, name: str, budget: int) -> list[Item]:
-        rows: list[tuple[str, dict[str, Any], str]] = []
+        rows: list[tuple[str, dict[str, Any], str, str | None]] = []
         for number, row in json_lines(file, self.skips):
-            text = row.pop("text", None)
-            if not isinstance(text, str) or not text.strip():
-                self.skips.add(f"{name}:{number}", "no `text`" if text is None else "`text` is empty or not a string")
-                continue
-            if any(0xD800 <= ord(c) < 0xE000 for c in text):
-                self.skips.add(f"{name}:{number}", "half a surrogate pair, which is no character")
+            try:
+                texts = pairs.taken(row)
+            except DataError as error:
+                self.skips.add(f"{name}:{number}", error.what)
                 continue
             cond, group = said_about(row)
-            parts = [text] if len(to_bytes(text)) <= budget else passages.packed(text, budget)
-            rows += [(part, cond, group) for part in parts]
-        return [
-            Item(text, cond, group or _block(name, i, len(rows)), f"{name}:{i + 1}") for i, (text, cond, group) in enumerate(rows)
-        ]
+            group = group or (f"{name}:{number}" if len(texts) > 1 else "")  # turns of one conversation stay together
+            for given, text in texts:
+                parts = [text] if given is not None or len(to_bytes(text)) <= budget else passages.packed(text, budget)
+                rows += [(part, cond, group, given) for part in parts]
+        return [Item(text, cond, group or _block(name, i, len(rows)), f"{name}:{i + 1}", given)
+                for i, (text, cond, group, given) in enumerate(rows)]
 
     def _without_leaks(self, items: list[Item]) -> Iterator[Item]:
         """Exact copies join the group of the first, so that a split cannot put the same text on both sides."""
@@ -193,6 +192,11 @@ class TextCodec:
         """(n,) int64 ids, n <= length, closed by the end id if there is room."""
         assert isinstance(self.space, Tokens)
         return np.array([*self.tokeniser.ids(raw), self.space.end][: self.space.length], np.int64)
+
+    def pair(self, given: str, raw: str) -> Given:
+        """(n,) ids of a prompt and what follows it, no token across the seam; the prompt's are known. Raises DataError."""
+        assert isinstance(self.space, Tokens)
+        return pairs.pair(self.tokeniser, self.space, given, raw)
 
     def decode(self, x: Any) -> str:
         """The text up to the first end; broken UTF-8 shows as U+FFFD."""
@@ -369,7 +373,7 @@ def _is_text(file: Path) -> bool:
         except OSError:
             return False
         if suffix in LINES:
-            return b'"text"' in head
+            return any(field in head for field in pairs.FIELDS)
         return bool(head) and not passages.kind_of(head) and b"\0" not in head and _utf8(head)
     return False
 
