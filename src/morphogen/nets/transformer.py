@@ -189,6 +189,14 @@ class Transformer(nn.Module):
         c = None if self.signal is None else self.signal(None if cond is None else cond.vector, time)
         return (h if c is None else h + c), c
 
+    def body(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, L, width) -> (B, L, width): the blocks and the last norm alone, for inputs that are vectors already."""
+        around = self.around(torch.arange(h.shape[1], device=h.device), None)
+        around.mask = None if self.causal or mask is None else _visible(mask)
+        for layer in self.layers:
+            h = layer(h, around)
+        return h if self.norm is None else self.norm(h)
+
     def around(self, positions: Tensor, cache: Cache | None) -> Around:
         """Rotations and the bias by distance, computed once for all blocks."""
         a = self.architecture
