@@ -78,7 +78,7 @@ def read_header(data: mmap.mmap, path: Path) -> tuple[dict[str, Entry], dict[str
     total = len(data)
     size = int.from_bytes(data[:8], "little")
     if not is_safetensors(data[:9]):
-        raise refuse_foreign(data[:512], path, "safetensors")
+        raise refuse_foreign(data[:512], path, "safetensors file")
     if size > LARGEST_HEADER or 8 + size > total:
         most = min(LARGEST_HEADER, total - 8)
         raise FormatError(f"the header claims {size} bytes where at most {most} can be", where=path, remedy=_DAMAGED)

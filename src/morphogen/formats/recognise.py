@@ -54,7 +54,7 @@ def foreign(head: bytes) -> tuple[str, str] | None:
 
 
 def refuse_foreign(head: bytes, path: Path, wanted: str) -> FormatError:
-    """The error for a file that is not a `wanted` file: what it is where that can be told."""
+    """The error for a file that is no `wanted`: what it is where that can be told."""
     found = foreign(head)
-    what, remedy = found or (f"not a {wanted} file", "the file is damaged or of another kind: fetch it again")
+    what, remedy = found or (f"this is no {wanted}", "the file is damaged or of another kind: fetch it again")
     return FormatError(what, where=path, remedy=remedy)

@@ -123,7 +123,7 @@ def read_index(path: Path) -> dict[str, list[str]]:
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error})", where=path, remedy="check the file and your rights") from None
     if blob.lstrip()[:1] != b"{":
-        raise refuse_foreign(blob[:512], path, "index of safetensors")
+        raise refuse_foreign(blob[:512], path, "index of shards")
     if len(blob) > LARGEST_INDEX:
         raise FormatError(f"the index is larger than {LARGEST_INDEX >> 20} MiB", where=path, remedy="fetch it again")
     index = strict_json(blob, path)

@@ -210,7 +210,7 @@ def _version(r: _Reader) -> int:
     if r.data[:4] != MAGIC:
         if r.data[:4] == MAGIC[::-1]:
             raise FormatError("this GGUF file is big-endian", where=r.path, remedy="convert it to little-endian")
-        raise refuse_foreign(r.data[:512], r.path, "GGUF")
+        raise refuse_foreign(r.data[:512], r.path, "GGUF file")
     r.at = 4
     version = r.number("uint32", "the version")
     if version in (2, 3):
