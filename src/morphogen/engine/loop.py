@@ -1,0 +1,158 @@
+"""The one decode loop: sequences take slots, a step carries prompt chunks, single tokens and drafts alike as rows.
+
+A row is (token, slot, position, adapter). The loop knows ids and logits only; what a sequence wants of its logits (choice,
+grammar, stop) is its own business, handed in as `choose`.
+"""
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from morphogen.engine.cache import Run, SlotCache
+from morphogen.sampling.lookup import Lookup
+
+CHUNK = 256  # rows of a prompt read in one step: enough to be worth a matrix product, few enough that others do not wait long
+MOST_DRAFT = 7
+
+
+@dataclass
+class Sequence_:
+    """One text under way. `choose(logits (V,), position) -> id` is asked once for every new token, in order.
+
+    `done(id) -> bool` is told each new token and says whether it was the last. `most`: how many new tokens at most.
+    """
+
+    prompt: Sequence[int]
+    choose: Callable[[Tensor, int], int]
+    done: Callable[[int], bool]
+    most: int
+    adapter: str | None = None
+    draft: Callable[[list[int], int], list[int]] | None = None
+    lookup: bool = False
+    ids: list[int] = field(default_factory=list)
+    new: int = 0
+    finished: bool = False
+    reason: str = ""
+    read: int = 0
+    "How many ids the cache holds."
+    prompt_seconds: float = 0.0
+    seconds: float = 0.0
+    index: Lookup | None = None
+
+    def __post_init__(self) -> None:
+        self.ids = list(self.prompt)
+        if self.lookup:
+            self.index = Lookup()
+            self.index.extend(self.ids)
+
+    def proposals(self) -> list[int]:
+        """Ids that may come next, to be checked in the same step."""
+        room = min(MOST_DRAFT, self.most - self.new - 1)
+        if room < 1:
+            return []
+        if self.draft is not None:
+            return self.draft(self.ids, room)[:room]
+        return self.index.propose(room) if self.index is not None else []
+
+    def take(self, logits: Tensor, drafted: list[int]) -> list[int]:
+        """New ids from logits (1 + drafted, V), by the lossless rule: a draft holds iff it is what would be chosen there.
+
+        See `sampling.lookup.accept`; here the sequence may also end in the middle of a draft.
+        """
+        gained: list[int] = []
+        for i, row in enumerate(logits):
+            token = self.choose(row, len(self.ids))
+            gained.append(token)
+            self.ids.append(token)
+            self.new += 1
+            if self.done(token):
+                self.finished, self.reason = True, "stop"
+            elif self.new >= self.most:
+                self.finished, self.reason = True, "length"
+            if self.finished or i >= len(drafted) or token != drafted[i]:
+                break
+        if self.index is not None:
+            self.index.extend(gained)
+            self.index.accepted(len(gained) - (len(gained) > len(drafted) or (bool(drafted) and gained[-1] != drafted[len(gained) - 1])),
+                                len(drafted))
+        return gained
+
+
+class Engine:
+    """Runs a causal net over many sequences. `slots`: how many at a time; `limit`: positions each may have.
+
+    `adapting(name)`: opens the adapter of that name around a forward; sequences of one step share one.
+    """
+
+    def __init__(self, net: nn.Module, *, slots: int = 1, limit: int = 1 << 20, dtype: torch.dtype = torch.float32,
+                 adapting: Callable[[str | None], AbstractContextManager[object]] | None = None) -> None:
+        self.net, self.slots, self.limit = net, slots, limit
+        self.cache = SlotCache(slots, limit, dtype)
+        self.adapting = adapting or (lambda name: nullcontext())
+
+    def run(self, sequences: Iterable[Sequence_]) -> Iterator[tuple[Sequence_, list[int]]]:
+        """(sequence, its new ids) as they come; a finished sequence gives its slot to the next one waiting.
+
+        Closing the iterator cancels everything. A sequence's text depends on nothing but itself and `slots`.
+        """
+        waiting, free, active = deque(sequences), list(range(self.slots)), {}
+        while waiting or active:
+            while waiting and free:
+                active[free.pop(0)] = waiting.popleft()
+            for adapter in {s.adapter: None for s in active.values()}:
+                chosen = {slot: s for slot, s in active.items() if s.adapter == adapter}
+                for slot, ids in self.step(chosen, adapter):
+                    yield chosen[slot], ids
+            for slot in [slot for slot, s in active.items() if s.finished]:
+                del active[slot]
+                free.append(slot)
+                free.sort()
+
+    def step(self, active: dict[int, Sequence_], adapter: str | None = None) -> list[tuple[int, list[int]]]:
+        """One forward for all active sequences; what each gained. Prompts longer than a chunk gain nothing yet."""
+        began = time.perf_counter()
+        rows: list[int] = []
+        runs: list[Run] = []
+        wanted: list[int] = []
+        plans: list[tuple[int, Sequence_, list[int], int]] = []
+        for slot, s in active.items():
+            whole = len(s.ids) - s.read <= CHUNK
+            drafted = s.proposals() if whole and s.new else []
+            feed = s.ids[s.read: s.read + CHUNK] + drafted
+            runs.append(Run(len(rows), len(rows) + len(feed), slot, s.read))
+            asked = 1 + len(drafted) if whole else 0
+            wanted += range(len(rows) + len(feed) - asked, len(rows) + len(feed))
+            plans.append((slot, s, drafted, asked))
+            rows += feed
+        logits = self.forward(rows, runs, wanted, adapter)
+        out, at = [], 0
+        for (slot, s, drafted, asked), run in zip(plans, runs):
+            first = s.new == 0
+            if asked:
+                gained = s.take(logits[at: at + asked], drafted)
+                at += asked
+                s.read = len(s.ids) - 1
+                out.append((slot, gained))
+            else:
+                s.read += run.stop - run.start
+            spent = time.perf_counter() - began
+            if first:
+                s.prompt_seconds += spent
+            else:
+                s.seconds += spent
+        return out
+
+    @torch.inference_mode()
+    def forward(self, rows: list[int], runs: list[Run], wanted: list[int], adapter: str | None = None) -> Tensor:
+        """(wanted, V) float32 logits of a step's rows."""
+        self.cache.begin(runs)
+        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
+        at = torch.tensor([wanted], dtype=torch.int64, device=device)
+        with self.adapting(adapter):
+            return self.net(torch.tensor([rows], device=device), cache=self.cache, at=at)[0].float()
