@@ -6,11 +6,12 @@ import random
 import struct
 from collections.abc import Iterator
 
-NUMBERS = [0, 1, 2, 31, 127, 128, 255, 256, 65535, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
+NUMBERS = [0, 1, 2, 31, 127, 128, 255, 256, 65535, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1, 1 << 63,
+           (1 << 64) - 1]  # fmt: skip
 
 
 def mutants(data: bytes, n: int, seed: int, head: int = 4096) -> Iterator[bytes]:
-    """`n` copies of `data` with one to four changes each, four fifths of them in the first `head` bytes, where formats keep their counts."""
+    """`n` copies of `data` with one to four changes each, four fifths of them in the first `head` bytes, where counts are."""
     rng = random.Random(seed)
     for _ in range(n):
         out = bytearray(data)

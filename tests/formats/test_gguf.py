@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def test_files_of_gguf_py_are_read(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
     values: dict[str, Any] = {}
     for name, value in [("uint8", 200), ("int8", -3), ("uint16", 60_000), ("int16", -3), ("uint32", 4_000_000_000), ("int32", -3),
-                        ("uint64", 1 << 60), ("int64", -(1 << 60)), ("float32", 0.5), ("float64", 0.1), ("bool", True), ("string", "ä 😀\n")]:  # fmt: skip
+                        ("uint64", 1 << 60), ("int64", -(1 << 60)), ("float32", 0.5), ("float64", 0.1), ("bool", True),
+                        ("string", "ä 😀\n")]:  # fmt: skip
         values[f"one.{name}"] = value
         getattr(writer, f"add_{name}")(f"one.{name}", value)
     for name, value in [("texts", ["a", "", "😀"]), ("whole", [1, -2, 3]), ("fractions", [0.5, -1.5]), ("truths", [True, False])]:
@@ -156,7 +158,8 @@ def info(name: str = "t", dims: tuple[int, ...] = (32,), code: int = 8, offset: 
     return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims) if count is None else count, *dims, code, offset)
 
 
-def build(keys: list[bytes] = [], infos: list[bytes] = [], data: int = 34, *, counts: tuple[int, int] | None = None, version: int = 3) -> bytes:  # noqa: B006
+def build(keys: Sequence[bytes] = (), infos: Sequence[bytes] = (), data: int = 34, *, counts: Any = None, version: int = 3) -> bytes:
+    """A file of these keys and tensors, with other `counts` (tensors, keys) or `version` than it should have when wanted."""
     n, k = counts or (len(infos), len(keys))
     head = b"GGUF" + struct.pack("<IQQ", version, n, k) + b"".join(keys) + b"".join(infos)
     return head + bytes(-len(head) % 32) + bytes(data)
@@ -180,7 +183,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "same key": (build([key("a", "uint32", bytes(4))] * 2), "the key 'a' appears twice"),
     "key not UTF-8": (build([text(b"\xff\xfe") + struct.pack("<II", 4, 1)]), "key 0 is not UTF-8"),
     "type of value": (build([text("a") + struct.pack("<II", 13, 1)]), "the type of 'a' is 13"),
-    "bool": (build([key("a", "bool", b"\2")] + [key("b", "uint64", bytes(8))]), "'a' is 2, neither true nor false"),
+    "bool": (build([key("a", "bool", b"\2"), key("b", "uint64", bytes(8))]), "'a' is 2, neither true nor false"),
     "bools": (build([key("a", "array", array("bool", 2, b"\1\3"))]), "'a' holds a value that is neither"),
     "value cut": (build([key("a", "uint64", b"")], data=0)[:40], "ends inside 'a'"),
     "string beyond": (build([key("a", "string", struct.pack("<Q", 1 << 62))]), "'a' claims"),

@@ -87,11 +87,12 @@ def test_whole_numbers() -> None:
 
 
 # ---------------------------------------------------------------- rounding
-scales = st.sampled_from([1e-42, 1e-20, 1e-5, 0.02, 1.0, 300.0, 20_000.0])
+scales = st.sampled_from([1e-42, 1e-20, 1e-5, 0.02, 1.0, 300.0, 10_000.0])
+patterns = st.sampled_from(["normal", "steps", "zeros", "one"])
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(sorted(ROUNDING)), st.integers(1, 9), st.integers(0, 10_000), scales, st.sampled_from(["normal", "steps", "zeros", "one"]))
+@given(st.sampled_from(sorted(ROUNDING)), st.integers(1, 9), st.integers(0, 10_000), scales, patterns)
 def test_rounding_is_that_of_the_reference(kind: str, blocks: int, seed: int, scale: float, how: str) -> None:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((blocks, 32)).clip(-3, 3)

@@ -27,7 +27,8 @@ BYTES8 = {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}
 def tensor_of(dtype: torch.dtype, shape: tuple[int, ...], seed: int) -> Tensor:
     """Random bits, so that NaN and infinities are among them."""
     size = torch.empty((), dtype=dtype).element_size()
-    raw = torch.randint(0, 256, (max(1, torch.Size(shape).numel()) * size,), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    count, g = max(1, torch.Size(shape).numel()) * size, torch.Generator().manual_seed(seed)
+    raw = torch.randint(0, 256, (count,), generator=g, dtype=torch.uint8)
     raw = raw % 2 if dtype == torch.bool else raw
     return raw.view(dtype)[: torch.Size(shape).numel()].reshape(shape).clone()
 
@@ -313,7 +314,8 @@ def test_sec_index_and_shards_must_agree(tmp_path: Path) -> None:
         write_index(tmp_path, weights)
         with pytest.raises(FormatError, match="no weight_map"):
             Shards(tmp_path)
-    for text, message in (("<html>", "web page"), ('{"weight_map":{"a":"x","a":"y"}}', "twice"), ("{", "JSON"), ("[1]", "no index of shards")):
+    twice = '{"weight_map":{"a":"x","a":"y"}}'
+    for text, message in (("<html>", "web page"), (twice, "twice"), ("{", "JSON"), ("[1]", "no index of shards")):
         (tmp_path / "model.safetensors.index.json").write_text(text)
         with pytest.raises(FormatError, match=message):
             Shards(tmp_path)
