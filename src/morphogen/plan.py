@@ -207,16 +207,16 @@ def holdable(codec: Any, items: Sequence[Item], conditions: dict[str, Any]) -> t
     """The items that a fitted codec and its conditions can encode, and a count of the others with reasons."""
     from morphogen.codecs.sources import Skips
 
-    kept, skips = [], Skips()
+    kept, skips, pairs = [], Skips(), isinstance(codec, Pairs)
     for i, item in enumerate(items):
         try:
             missing = next((name for name in conditions if item.cond.get(name) is None), None)
             if missing is not None:
                 raise DataError(f"no '{missing}'")
-            if item.given is not None and isinstance(codec, Pairs):
-                codec.pair(item.given, item.raw)
-            else:
+            if item.given is None or not pairs:
                 codec.encode(item.raw)
+            else:
+                codec.pair(item.given, item.raw)
             for name, condition in conditions.items():
                 condition.encode(item.cond[name])
             kept.append(item)

@@ -24,8 +24,8 @@ from morphogen.spaces import Tokens
 from morphogen.training.data import Dataset
 from morphogen.training.trainer import Trainer
 
-TINY = {"net": {"size": "tiny", "width": 32, "depth": 1}, "training": {"previews": 1, "checks": 2, "batch": 16}}
-SOME = {"training": {"previews": 1, "checks": 2, "batch": 16}}
+TINY = {"net": {"size": "tiny", "width": 16, "depth": 1}, "training": {"previews": 0, "checks": 2, "batch": 16}}
+SOME = {"training": {"previews": 0, "checks": 2, "batch": 16}}
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def load_adapter(family: F, state: Adapter, *, name: str = DEFAULT) -> F:
                                         ranks={k: len(a) for k, (a, _) in state.pairs.items()}, alphas=dict(state.alpha))
     for path, (a, b) in state.pairs.items():
         wrapper = _wrap(found[path], adapters)
-        device = wrapper.base.weight.device  # type: ignore[union-attr]
+        device: Any = wrapper.base.weight.device
         float32 = torch.float64 if a.dtype == torch.float64 else torch.float32
         wrapper.pairs[str(number)] = Pair(a.to(device, float32).clone(), b.to(device, float32).clone(), state.scale(path), state.dropout)
         wrapper.pairs[str(number)].train(wrapper.training)

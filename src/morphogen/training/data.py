@@ -78,7 +78,8 @@ def samples_of(model: Model, items: Sequence[Item]) -> tuple[list[Sample], Any]:
 
     Raises UsageError when the model cannot leave known parts out of its loss.
     """
-    codec = model.codec
+    codec: Any = model.codec
+    pairs = isinstance(codec, Pairs)
     if not any(item.given is not None for item in items):
         return [codec.encode(item.raw) for item in items], None
     samples, parts = [], []
@@ -86,7 +87,7 @@ def samples_of(model: Model, items: Sequence[Item]) -> tuple[list[Sample], Any]:
         if item.given is None:
             sample = codec.encode(item.raw)
             both = Given(sample, _nothing(codec.space, sample))
-        elif isinstance(codec, Pairs):
+        elif pairs:
             both = codec.pair(item.given, item.raw)
         else:
             both = Given(codec.encode(item.raw), codec.given(item.given).known)
