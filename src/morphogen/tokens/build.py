@@ -1,4 +1,5 @@
 """tokenizer.json structures built from plain vocabularies. No torch here."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -18,10 +19,26 @@ def text_of(value: Any) -> str | None:
 def byte_level(vocab: dict[str, int], merges: list[Any], pre: dict[str, Any]) -> dict[str, Any]:
     """A tokenizer.json for byte-level pair encoding (Sennrich et al. 2016; Radford et al. 2019)."""
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": pre, "post_processor": None,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": pre,
+        "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                  "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocab, "merges": merges},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": merges,
+        },
     }
 
 
@@ -34,13 +51,30 @@ def word_pieces(vocab: dict[str, int], config: dict[str, Any]) -> dict[str, Any]
     if named["cls"] in vocab and named["sep"] in vocab:
         post = around([named["cls"]], [named["sep"]], vocab)
     return {
-        "version": "1.0", "truncation": None, "padding": None, "post_processor": post, "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "added_tokens": [{"id": vocab[n], "content": n, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-                         for n in sorted(marks, key=vocab.__getitem__)],
-        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
-                       "strip_accents": config.get("strip_accents"), "lowercase": bool(config.get("do_lower_case", True))},
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "post_processor": post,
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "added_tokens": [
+            {"id": vocab[n], "content": n, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            for n in sorted(marks, key=vocab.__getitem__)
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
+            "strip_accents": config.get("strip_accents"),
+            "lowercase": bool(config.get("do_lower_case", True)),
+        },
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {"type": "WordPiece", "unk_token": unk, "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocab},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": unk,
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": vocab,
+        },
     }
 
 
@@ -72,11 +106,11 @@ def from_ranks(ranks: dict[bytes, int], pre: dict[str, Any], where: object) -> d
 
 
 def _halves(token: bytes, limit: int, ranks: dict[bytes, int]) -> list[bytes]:
-    pieces = [token[i:i + 1] for i in range(len(token))]
+    pieces = [token[i : i + 1] for i in range(len(token))]
     while len(pieces) > 2:
         best = min(range(len(pieces) - 1), key=lambda i: ranks.get(pieces[i] + pieces[i + 1], limit))
         joined = pieces[best] + pieces[best + 1]
         if ranks.get(joined, limit) >= limit:
             break
-        pieces[best:best + 2] = [joined]
+        pieces[best : best + 2] = [joined]
     return pieces if all(p in ranks for p in pieces) else []

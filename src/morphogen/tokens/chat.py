@@ -4,9 +4,11 @@ The template is the model's, a program in Jinja; it runs in a confined process (
 token: every special token's text inside messages is broken by a private character before rendering, only whole ones count afterwards,
 and the private character leaves before encoding.
 """
+
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import re
@@ -24,7 +26,7 @@ from morphogen.tokens.tokenizer import Tokenizer
 
 TEMPLATE = 64 << 10  # characters a template may have
 INPUT = 4 << 20  # bytes a conversation may have
-SECONDS = 1.0  # a rendering may take
+SECONDS = 0.9  # a rendering may take; ending the process takes the rest of a second
 ROLES = ("system", "user", "assistant", "tool")
 KEYS = frozenset(("role", "content", "name", "tool_calls", "tool_call_id", "thinking", "reasoning_content"))
 
@@ -44,8 +46,14 @@ class _Worker:
         places = sorted({str(Path(m.__file__ or "").resolve().parent.parent) for m in (jinja2, markupsafe)})
         command = [sys.executable, "-I", "-S", "-B", str(Path(__file__).with_name("chat_worker.py")), *places]
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=os.sep,
-                                       env={"LC_ALL": "C.UTF-8", "PATH": "", **{k: os.environ[k] for k in ("SYSTEMROOT", "TZ") if k in os.environ}})
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=os.sep,
+                env={"LC_ALL": "C.UTF-8", "PATH": "", **{k: os.environ[k] for k in ("SYSTEMROOT", "TZ") if k in os.environ}},
+            )
         except OSError as error:
             raise ResourceError(f"cannot start the process that renders chat templates ({error.strerror or error})") from None
         self._process, self._owner = process, os.getpid()
@@ -76,6 +84,7 @@ class _Worker:
         with self._lock:
             process = self._process
             if process is None or self._owner != os.getpid() or process.poll() is not None:
+                self.close()
                 process = self._start()
             assert process.stdin is not None
             try:
@@ -91,7 +100,7 @@ class _Worker:
                 self.close()
                 return None
             answer = json.loads(reply)
-            if "refused" in answer:  # what it held on to is not worth keeping
+            if answer.get("spent"):
                 self.close()
             return answer
 
@@ -100,11 +109,9 @@ class _Worker:
         if process is not None and self._owner == os.getpid():
             process.kill()
             for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    try:
+                with contextlib.suppress(OSError):
+                    if pipe is not None:
                         pipe.close()
-                    except OSError:
-                        pass
             process.wait()
 
 
@@ -137,17 +144,23 @@ class Template:
             request |= {"values": values, "limit": 4 * len(given) + (64 << 10)}
         answer = _worker.ask(request)
         if answer is None:
-            raise FormatError("the chat template takes more time or memory than a conversation needs", remedy="it was stopped; use another template")
+            raise FormatError(
+                "the chat template takes more time or memory than a conversation needs", remedy="it was stopped; use another template"
+            )
         if "raised" in answer:
             raise DataError(f"the model's chat template refuses this conversation: {answer['raised']}", remedy="change the messages")
         if "text" not in answer:
-            raise FormatError(f"the chat template is not usable: {answer.get('refused') or answer.get('failed')}", remedy="use another template")
+            raise FormatError(
+                f"the chat template is not usable: {answer.get('refused') or answer.get('failed')}", remedy="use another template"
+            )
         return str(answer["text"])
 
     def _render(self, values: dict[str, Any]) -> str:
         return self._ask(self.tools_source if values.get("tools") and self.tools_source else self.source, values)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, tokenizer: Tokenizer | None = None, tools: Any = None, reply: bool = True) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], *, tokenizer: Tokenizer | None = None, tools: Any = None, reply: bool = True
+    ) -> str:
         """The conversation as text, for people to look at: special tokens in messages look like the template's own.
 
         `reply`: end with the beginning of the assistant's turn. Raises DataError naming the message at fault, FormatError for the template.
@@ -165,7 +178,7 @@ class Template:
 
 
 class _Breaker:
-    """Puts a mark into every special token's text, and where a text begins or ends with a part of one that its surroundings could complete."""
+    """Puts a mark into every special token's text, and where a text begins or ends with a part of one (what follows could complete it)."""
 
     def __init__(self, special: Mapping[str, int], mark: str) -> None:
         names = sorted(special, key=len, reverse=True)
@@ -223,10 +236,14 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         if content is None and message.get("tool_calls"):
             content = ""
         if not isinstance(content, str):
-            raise DataError(f"content is {'missing' if content is None else 'a ' + type(content).__name__}", where=where, remedy="content is text")
+            raise DataError(
+                f"content is {'missing' if content is None else 'a ' + type(content).__name__}", where=where, remedy="content is text"
+            )
         unknown = set(message) - KEYS
         if unknown:
-            raise DataError(f"unknown key {str(sorted(map(str, unknown))[0])[:40]!r}", where=where, remedy="known are " + ", ".join(sorted(KEYS)))
+            raise DataError(
+                f"unknown key {str(sorted(map(str, unknown))[0])[:40]!r}", where=where, remedy="known are " + ", ".join(sorted(KEYS))
+            )
         try:
             json.dumps(message, allow_nan=False)
         except (TypeError, ValueError, RecursionError):

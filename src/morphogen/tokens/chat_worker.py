@@ -4,6 +4,7 @@ A template is a program from strangers. Access is bounded by an allow-list of sy
 sandbox; work is bounded by a budget of loop rounds, by limits on what operators may make, by the length of the output, by this process's
 address space and by its parent, which ends it after a second. Requests and answers are JSON after four bytes of length.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,17 +18,23 @@ ROUNDS = 100_000  # loop rounds a rendering may take
 STRING = 1 << 20  # characters or members an operator may make
 ROOM = 32 << 20  # bytes of address space a rendering may add
 
-NODES = frozenset("""Template Output TemplateData Name NSRef Const Tuple List Dict Pair Keyword CondExpr Filter Test Call Getitem Getattr Slice
-    Concat Compare Operand Mul Div FloorDiv Add Sub Mod Pow And Or Not Neg Pos For If Macro CallBlock FilterBlock Assign AssignBlock With Scope
-    Break Continue""".split())
-FILTERS = frozenset("""abs capitalize count d default dictsort e escape first float groupby indent int items join last length list lower map max
-    min reject rejectattr replace reverse round safe select selectattr sort string sum title tojson trim unique upper""".split())
-TESTS = frozenset("""boolean defined divisibleby eq equalto == even false float ge >= greaterthan gt > in integer iterable le <= lessthan lower lt <
-    mapping ne != none number odd sameas sequence string true undefined upper""".split())
-# Methods a template may call on text, lists and dicts: none of them makes more than a multiple of what it is given.
-METHODS = frozenset("""strip lstrip rstrip split rsplit splitlines startswith endswith upper lower title capitalize replace join find rfind index
-    count removeprefix removesuffix partition rpartition isdigit isalpha isalnum isspace isupper islower items keys values get copy""".split())
-LOOP = frozenset("index index0 revindex revindex0 first last length previtem nextitem cycle changed depth depth0".split())
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NODES = words("""Template Output TemplateData Name NSRef Const Tuple List Dict Pair Keyword CondExpr Filter Test Call Getitem Getattr Slice
+    Concat Compare Operand Mul Div FloorDiv Add Sub Mod Pow And Or Not Neg Pos For If Macro CallBlock FilterBlock Assign AssignBlock
+    With Scope Break Continue""")
+FILTERS = words("""abs capitalize count d default dictsort e escape first float groupby indent int items join last length list lower map max
+    min reject rejectattr replace reverse round safe select selectattr sort string sum title tojson trim unique upper""")
+TESTS = words("""boolean defined divisibleby eq equalto == even false float ge >= greaterthan gt > in integer iterable le <= lessthan
+    lower lt < mapping ne != none number odd sameas sequence string true undefined upper""")
+# Methods a template may call on text, lists and dicts: work is bounded by the process's limits.
+METHODS = words("""strip lstrip rstrip split rsplit splitlines startswith endswith upper lower title capitalize replace join find rfind
+    index count removeprefix removesuffix partition rpartition isdigit isalpha isalnum isspace isupper islower items keys values get
+    copy format""")
+LOOP = words("index index0 revindex revindex0 first last length previtem nextitem cycle changed depth depth0")
 
 
 class Refused(Exception):
@@ -64,6 +71,9 @@ def build() -> Any:
                 return attr in METHODS
             return super().is_safe_attribute(obj, attr, value)
 
+        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+            raise Refused(f"the attribute {str(attribute)[:40]!r} of a {type(obj).__name__}")
+
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             if operator == "%" and isinstance(left, str | bytes):
                 raise Refused("formatting with %")
@@ -75,7 +85,7 @@ def build() -> Any:
                         raise Refused("repeating text that often")
             if operator in "+*" and isinstance(left, int) and isinstance(right, int) and max(left.bit_length(), right.bit_length()) > 4096:
                 raise Refused("numbers that large")
-            if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple) and len(left) + len(right) > 16 * STRING:
+            if operator == "+" and all(isinstance(x, str | list | tuple) for x in (left, right)) and sum(map(len, (left, right))) > 16 * STRING:
                 raise Refused("text that long")
             return super().call_binop(context, operator, left, right)
 
@@ -95,12 +105,12 @@ def build() -> Any:
         return found
 
     def to_json(x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
-        if isinstance(indent, int) and indent > 16 or isinstance(indent, str) and len(indent) > 16:
+        if (isinstance(indent, int) and indent > 16) or (isinstance(indent, str) and len(indent) > 16):
             raise Refused("an indent that wide")
         return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     def indent(text: str, width: Any = 4, first: bool = False, blank: bool = False) -> str:
-        if isinstance(width, int) and width > 64 or isinstance(width, str) and len(width) > 64:
+        if (isinstance(width, int) and width > 64) or (isinstance(width, str) and len(width) > 64):
             raise Refused("an indent that wide")
         return original_indent(text, width, first, blank)
 
@@ -228,7 +238,8 @@ def main() -> None:
     sys.path[:0] = sys.argv[1:]
     given, taken = sys.stdin.buffer, sys.stdout.buffer
     env, known = build(), {}
-    answer(env, known, {"source": "{% for m in x %}{{ m.a | trim }}{% endfor %}{{ strftime_now('%Y') }}", "values": {"x": []}, "limit": 9})  # warm imports
+    warm = "{% for m in x %}{{ m.a | trim }}{% endfor %}{{ strftime_now('%Y') }}"  # imports happen before files are closed to it
+    answer(env, known, {"source": warm, "values": {"x": []}, "limit": 9})
     known.clear()
     base = confine()
     taken.write(struct.pack("<I", 0))
@@ -240,9 +251,11 @@ def main() -> None:
         data = given.read(struct.unpack("<I", head)[0])
         limits(16 * len(data), base)
         try:
-            reply = json.dumps(answer(env, known, json.loads(data))).encode("ascii")
+            found: dict[str, Any] = answer(env, known, json.loads(data))
+            found["spent"] = bool(base and size_now() > base + ROOM // 4)  # better a fresh process than one that kept what it made
+            reply = json.dumps(found).encode("ascii")
         except MemoryError:
-            reply = b'{"refused": "more memory than a conversation needs"}'
+            reply = b'{"refused": "more memory than a conversation needs", "spent": true}'
         taken.write(struct.pack("<I", len(reply)) + reply)
         taken.flush()
 

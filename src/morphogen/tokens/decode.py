@@ -2,6 +2,7 @@
 
 Text is defined as the join of pieces, so what a stream gave so far never changes and always joins to the whole.
 """
+
 from __future__ import annotations
 
 import codecs
@@ -33,8 +34,19 @@ def kind_of(spec: Mapping[str, Any]) -> str:
     return "suffix" if "BPEDecoder" in kinds else "words"
 
 
-CLEANUP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" do not", " don't"),
-           (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
+CLEANUP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" do not", " don't"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
 
 
 class Spelling:

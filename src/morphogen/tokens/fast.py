@@ -5,9 +5,11 @@ merged token has one merge, merges stand in the order of ranks, and each merged 
 induction over a piece, a pair that tiktoken could merge and the list does not name is never adjacent (the steps inside the bytes of a
 token depend on those bytes only). All three are checked here; then both engines read a set of probes; else the library's engine stays.
 """
+
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 from morphogen.tokens.decode import byte_alphabet
@@ -17,10 +19,39 @@ from morphogen.tokens.strict import parts
 WINDOW = 8192  # a run of white space longer than two of these overflows the stack of tiktoken's pattern engine
 ADDED = 64  # ordinary added tokens looked for one by one
 PROBES = (
-    "", " ", "  ", "\n", " \n", "\n \n", "\t\t x", "a", "A b  c   d\n\ne \r\n f", "don't I'LL we'Ve 'S x'd", "ſ'ſ 'ſ K", "12345 1 22 333 4444 ½ ² Ⅷ ٣٤",
-    "  1", " 1  2   3a4", "x=1;y+=2 // !!\n}\n\n", "日本語 のテキスト。中文，测试", "한국어 텍스트", "नमस्ते दुनिया", "שלום مرحبا", "😀😃 👨‍👩‍👧 🇩🇪", "e\u0301 a\u0308\u0323",
-    "\x00\x01\x1c\x1d\x1f\x7f\x85\xa0\u2028\u3000\ufeff\u200b", "\u0345\u1e9e İıŉ ǅ ﬀ", "__init__ $x @y #z % & *", "a\u00a0b \u00a0 c\u2003 d", "https://x.y/z?q=1#f",
-    "\U0001f9ff\U000e0041\U0010ffff\ue000\ufffd", "camelCaseHTTPServer ÄÖü ßẞ", "½a a½ 1st 2nd", "   \n   \n\n  x  \n", "'", "''s '' 't", "\r\r\n\n\r",
+    "",
+    " ",
+    "  ",
+    "\n",
+    " \n",
+    "\n \n",
+    "\t\t x",
+    "a",
+    "A b  c   d\n\ne \r\n f",
+    "don't I'LL we'Ve 'S x'd",
+    "\u017f'\u017f '\u017f \u212a",
+    "12345 1 22 333 4444 \u00bd \u00b2 \u2167 \u0663\u0664",
+    "  1",
+    " 1  2   3a4",
+    "x=1;y+=2 // !!\n}\n\n",
+    "日本語 のテキスト。中文，测试",
+    "한국어 텍스트",
+    "नमस्ते दुनिया",
+    "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d",
+    "😀😃 \U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
+    "e\u0301 a\u0308\u0323",
+    "\x00\x01\x1c\x1d\x1f\x7f\x85\xa0\u2028\u3000\ufeff\u200b",
+    "\u0345\u1e9e \u0130\u0131\u0149 \u01c5 \ufb00",
+    "__init__ $x @y #z % & *",
+    "a\u00a0b \u00a0 c\u2003 d",
+    "https://x.y/z?q=1#f",
+    "\U0001f9ff\U000e0041\U0010ffff\ue000\ufffd",
+    "camelCaseHTTPServer \u00c4\u00d6\u00fc \u00df\u1e9e",
+    "\u00bda a\u00bd 1st 2nd",
+    "   \n   \n\n  x  \n",
+    "'",
+    "''s '' 't",
+    "\r\r\n\n\r",
 )
 
 
@@ -32,7 +63,7 @@ class Engine:
 
     def encode(self, text: str) -> list[int] | None:
         for i in range(0, len(text) - WINDOW, WINDOW):
-            if text[i:i + 64].isspace() and text[i:i + WINDOW].isspace():
+            if text[i : i + 64].isspace() and text[i : i + WINDOW].isspace():
                 return None
         if self._normaliser is not None and not text.isascii():
             text = self._normaliser.normalize_str(text)
@@ -88,14 +119,15 @@ def _ranks(model: dict[str, Any], added: set[int]) -> tuple[dict[bytes, int], li
         return None
     if model.get("ignore_merges") and any(len(n) > 1 and n not in whole and i not in added for n, i in vocab.items()):
         return None
-    plain = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[tuple(m.split(" ")) if isinstance(m, str) else tuple(m)
-                                                                            for m in model["merges"]]))
+    plain = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab=vocab, merges=[tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]])
+    )
     if any(e.ids != [vocab[name]] for name, e in zip(made, plain.encode_batch_fast(made))):
         return None
     size = max([*vocab.values(), *added]) + 1
     ids = [vocab[name] for name in made]
     single = {bytes([b]): vocab.get(c, size + b) for c, b in alphabet.items()}
-    if all(a < b for a, b in zip(ids, ids[1:])):
+    if all(a < b for a, b in pairwise(ids)):
         return single | {bytes(alphabet[c] for c in name): i for name, i in zip(made, ids)}, None, size
     ranks = {key: k for k, key in enumerate(single)} | {bytes(alphabet[c] for c in name): 256 + k for k, name in enumerate(made)}
     return ranks, [*single.values(), *ids], size

@@ -1,4 +1,5 @@
 """A tokenizer from a GGUF file's metadata: byte-level pairs (gpt2), sentencepiece (llama, t5) and WordPiece (bert). No torch here."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -19,7 +20,13 @@ def _list(metadata: Mapping[str, Any], key: str, kind: type | tuple[type, ...], 
     value = metadata.get(f"tokenizer.ggml.{key}")
     if value is None:
         return None
-    value = value.tolist() if hasattr(value, "tolist") else list(value) if isinstance(value, list | tuple) else refuse("not a list", f"{WHERE}.{key}")
+    value = (
+        value.tolist()
+        if hasattr(value, "tolist")
+        else list(value)
+        if isinstance(value, list | tuple)
+        else refuse("not a list", f"{WHERE}.{key}")
+    )
     if len(value) > 4 * VOCAB or not all(isinstance(v, kind) for v in value):
         refuse("a list of other things or too long", f"{WHERE}.{key}")
     if count is not None and len(value) != count:
@@ -75,8 +82,11 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _added(names: list[str], kinds: list[int]) -> list[dict[str, Any]]:
-    return [{"id": i, "content": n, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": k != USER}
-            for i, (n, k) in enumerate(zip(names, kinds)) if k in (UNKNOWN, CONTROL, USER)]
+    return [
+        {"id": i, "content": n, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": k != USER}
+        for i, (n, k) in enumerate(zip(names, kinds))
+        if k in (UNKNOWN, CONTROL, USER)
+    ]
 
 
 def _pairs(metadata: Mapping[str, Any], names: list[str], kinds: list[int]) -> tuple[dict[str, Any], str, bool]:
@@ -85,7 +95,11 @@ def _pairs(metadata: Mapping[str, Any], names: list[str], kinds: list[int]) -> t
     if any(len(r) != 2 for r in rows):
         refuse("a merge is not two tokens", f"{WHERE}.merges")
     name = str(metadata.get("tokenizer.ggml.pre") or "default")
-    note = "" if name in NAMES else f"the way words are cut, {name[:40]!r}, is not known here: GPT-2's is used, and ids may differ from the model's own"
+    note = (
+        ""
+        if name in NAMES
+        else f"the way words are cut, {name[:40]!r}, is not known here: GPT-2's is used, and ids may differ from the model's own"
+    )
     spec = byte_level({n: i for i, n in enumerate(names)}, rows, PRE[NAMES.get(name, "gpt-2")])
     spec["model"]["ignore_merges"] = name in WHOLE_WORDS
     spec["normalizer"] = {"type": "NFC"} if name in NFC else None
@@ -101,17 +115,26 @@ def _sentencepiece(metadata: Mapping[str, Any], names: list[str], kinds: list[in
         unknown = _id(metadata, "unknown", len(names))
         kinds[unknown if unknown is not None else 0] = UNKNOWN
     table = _list(metadata, "precompiled_charsmap", int)
-    return spec_of(Pieces(
-        names=names, scores=[float(s) for s in scores], kinds=kinds, model=BPE if model == "llama" else UNIGRAM,
-        charsmap=bytes(int(b) & 255 for b in table or ()), prefix=_flag(metadata, "add_space_prefix", True),
-        squeeze=_flag(metadata, "remove_extra_whitespaces", model == "t5"),
-    ), WHERE)
+    return spec_of(
+        Pieces(
+            names=names,
+            scores=[float(s) for s in scores],
+            kinds=kinds,
+            model=BPE if model == "llama" else UNIGRAM,
+            charsmap=bytes(int(b) & 255 for b in table or ()),
+            prefix=_flag(metadata, "add_space_prefix", True),
+            squeeze=_flag(metadata, "remove_extra_whitespaces", model == "t5"),
+        ),
+        WHERE,
+    )
 
 
 def _bert(names: list[str], kinds: list[int], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """GGUF marks the beginnings of words with a space sign where WordPiece marks what continues them with ##."""
     lower = not any(n.startswith("▁") and n[1:2].isascii() and n[1:2].isupper() for n in names)
-    own = lambda n, k: n if k != NORMAL or (n.startswith("[") and n.endswith("]")) else n[1:] if n.startswith("▁") and len(n) > 1 else "##" + n
+    own = lambda n, k: (
+        n if k != NORMAL or (n.startswith("[") and n.endswith("]")) else n[1:] if n.startswith("▁") and len(n) > 1 else "##" + n
+    )
     marked = any(n.startswith("▁") for n in names)
     vocab = {own(n, k) if marked else n: i for i, (n, k) in enumerate(zip(names, kinds))}
     if len(vocab) != len(names):

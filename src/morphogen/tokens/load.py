@@ -3,6 +3,7 @@
 A folder is searched for, in this order: tokenizer.json; tokenizer.model, spiece.model, sentencepiece.bpe.model (sentencepiece);
 *.tiktoken; vocab.json with merges.txt; vocab.txt. Nothing in any of them is imported or run.
 """
+
 from __future__ import annotations
 
 import base64
@@ -33,7 +34,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         for file in (*found[:1], path / "vocab.json", path / "vocab.txt"):
             if file.is_file():
                 return _from_file(file)
-        refuse("no tokenizer in this folder", path, "looked for tokenizer.json, tokenizer.model, *.tiktoken, vocab.json with merges.txt, vocab.txt")
+        refuse(
+            "no tokenizer in this folder",
+            path,
+            "looked for tokenizer.json, tokenizer.model, *.tiktoken, vocab.json with merges.txt, vocab.txt",
+        )
     return _from_file(path)
 
 
@@ -69,20 +74,26 @@ def vocab_of(spec: dict[str, Any]) -> dict[str, int]:
         own = {k: i for k, i in vocab.items() if isinstance(i, int)}
     elif isinstance(vocab, list):
         own = {p[0]: i for i, p in enumerate(vocab) if isinstance(p, list) and p and isinstance(p[0], str)}
-    for token in spec.get("added_tokens") or () if isinstance(spec.get("added_tokens"), list) else ():
-        if isinstance(token, dict) and isinstance(token.get("content"), str) and isinstance(token.get("id"), int):
-            own[token["content"]] = token["id"]
-    return own
+    return own | {token["content"]: token["id"] for token in _added(spec)}
+
+
+def _added(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The added tokens of an unchecked tokenizer.json that look like such."""
+    tokens = spec.get("added_tokens")
+    good = lambda t: isinstance(t, dict) and isinstance(t.get("content"), str) and isinstance(t.get("id"), int)
+    return [t for t in tokens if good(t)] if isinstance(tokens, list) else []
 
 
 def _append(spec: dict[str, Any], config: dict[str, Any]) -> None:
     """Tokens only tokenizer_config.json names: appended where their ids follow on, as transformers does."""
     decoder = config.get("added_tokens_decoder")
-    if not isinstance(decoder, dict) or not isinstance(spec.setdefault("added_tokens", []), list):
+    if spec.get("added_tokens") is None:
+        spec["added_tokens"] = []
+    if not isinstance(decoder, dict) or not isinstance(spec["added_tokens"], list):
         return
     known = vocab_of(spec)
     named = [(int(k), v) for k, v in decoder.items() if k.isascii() and k.isdigit() and len(k) < 9 and isinstance(v, dict)]
-    held = {t.get("content"): t for t in spec["added_tokens"] if isinstance(t, dict)}
+    held = {t["content"]: t for t in _added(spec)}
     for i, token in sorted(named, key=lambda pair: pair[0]):
         name = token.get("content")
         if not isinstance(name, str) or not name:
@@ -123,8 +134,15 @@ def _roles(folder: Path, spec: dict[str, Any], config: dict[str, Any]) -> tuple[
 
 def _from_spec(spec: dict[str, Any], ids: dict[str, int], roles: dict[str, Any]) -> dict[str, Any]:
     """Roles that nothing names, taken from the names everybody uses."""
-    usual = {"bos": ("<s>", "<bos>"), "unk": ("<unk>", "[UNK]"), "pad": ("<pad>", "[PAD]"), "mask": ("[MASK]", "<mask>"), "cls": ("[CLS]",), "sep": ("[SEP]",)}
-    special = {t.get("content") for t in spec.get("added_tokens") or () if isinstance(t, dict) and t.get("special")}
+    usual = {
+        "bos": ("<s>", "<bos>"),
+        "unk": ("<unk>", "[UNK]"),
+        "pad": ("<pad>", "[PAD]"),
+        "mask": ("[MASK]", "<mask>"),
+        "cls": ("[CLS]",),
+        "sep": ("[SEP]",),
+    }
+    special = {t["content"] for t in _added(spec) if t.get("special")}
     for role, names in usual.items():
         roles.setdefault(role, next((ids[n] for n in names if n in special and n in ids), None))
     if not roles.get("eos"):
@@ -185,5 +203,13 @@ def _tiktoken(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     # cl100k and Llama 3 share all but a quirk of their patterns; other families say theirs in a name.
     name = str(config.get("pre_tokenizer") or "")
     model = str(config.get("tokenizer_class") or "")
-    kind = NAMES.get(name) or ("qwen2" if "qwen" in (path.name + model).lower() else "gpt-4o" if "o200k" in path.name else "gpt-2" if "gpt2" in path.name else "llama-bpe")
+    kind = NAMES.get(name) or (
+        "qwen2"
+        if "qwen" in (path.name + model).lower()
+        else "gpt-4o"
+        if "o200k" in path.name
+        else "gpt-2"
+        if "gpt2" in path.name
+        else "llama-bpe"
+    )
     return from_ranks(ranks, PRE[kind], path)

@@ -3,6 +3,7 @@
 The file is a protocol buffer: fields of (number, wire type, value). Only what is needed is read, every length is checked against the
 bytes that are left, and nothing is allocated from a claim.
 """
+
 from __future__ import annotations
 
 import base64
@@ -67,7 +68,7 @@ def fields(data: memoryview, where: object) -> Iterator[tuple[int, Any]]:
             refuse(f"wire type {wire}", where)
         if size > len(data) - at:
             refuse(f"a field of {size:,} bytes where {len(data) - at:,} are left", where)
-        yield key >> 3, data[at:at + size]
+        yield key >> 3, data[at : at + size]
         at += size
 
 
@@ -182,19 +183,40 @@ def spec_of(p: Pieces, where: object = "") -> dict[str, Any]:
     if p.model == UNIGRAM:
         if byte_fallback:  # the library would read the text "<0x41>" as a byte piece
             splits.append({"type": "Split", "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"}, "behavior": "Isolated", "invert": False})
-        model: dict[str, Any] = {"type": "Unigram", "unk_id": unknown, "byte_fallback": byte_fallback,
-                                 "vocab": [[n, s] for n, s in zip(p.names, p.scores)]}
+        model: dict[str, Any] = {
+            "type": "Unigram",
+            "unk_id": unknown,
+            "byte_fallback": byte_fallback,
+            "vocab": [[n, s] for n, s in zip(p.names, p.scores)],
+        }
     else:
-        model = {"type": "BPE", "dropout": None, "unk_token": p.names[unknown], "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                 "fuse_unk": True, "byte_fallback": byte_fallback, "ignore_merges": False,
-                 "vocab": {n: i for i, n in enumerate(p.names)}, "merges": merges_of(p)}
-    added = [{"id": i, "content": n, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": k != USER}
-             for i, (n, k) in enumerate(zip(p.names, p.kinds)) if k in (UNKNOWN, CONTROL, USER, UNUSED)]
+        model = {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": p.names[unknown],
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": byte_fallback,
+            "ignore_merges": False,
+            "vocab": {n: i for i, n in enumerate(p.names)},
+            "merges": merges_of(p),
+        }
+    added = [
+        {"id": i, "content": n, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": k != USER}
+        for i, (n, k) in enumerate(zip(p.names, p.kinds))
+        if k in (UNKNOWN, CONTROL, USER, UNUSED)
+    ]
     decoder = [_replace(None, SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]
     if p.prefix or p.squeeze:
         decoder.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "post_processor": None, "model": model,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "post_processor": None,
+        "model": model,
         "normalizer": {"type": "Sequence", "normalizers": _normaliser(p)},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits} if splits else None,
         "decoder": {"type": "Sequence", "decoders": decoder},

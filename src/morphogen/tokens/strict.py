@@ -1,4 +1,5 @@
-"""Tokenizer files are data from strangers: bounded reading, strict JSON, a structure that is checked before anything is built. No torch here."""
+"""Tokenizer files are data from strangers: bounded reading, strict JSON, a structure checked before anything is built. No torch here."""
+
 from __future__ import annotations
 
 import json
@@ -85,11 +86,11 @@ def check_regex(pattern: str, where: object) -> None:
             i = _class_end(pattern, i)
         elif c == "(":
             inside.append(False)
-        elif c in "*+" or (c == "{" and "," in pattern[i:i + 8] and pattern[i:].split("}")[0].endswith(",")):
+        elif c in "*+" or (c == "{" and "," in pattern[i : i + 8] and pattern[i:].split("}")[0].endswith(",")):
             inside[-1] = True
         elif c == ")" and len(inside) > 1:
             held = inside.pop()
-            after = pattern[i + 1:i + 2]
+            after = pattern[i + 1 : i + 2]
             if held and (after in ("*", "+") if after else False):
                 refuse(f"a pattern with a repetition inside a repetition, {pattern[:80]!r}", where, "such patterns can run for ever")
             inside[-1] |= held
@@ -170,7 +171,8 @@ def check_spec(spec: dict[str, Any], where: object) -> list[tuple[str, int]]:
         refuse("an empty vocabulary", where)
     if ids != list(range(len(ids))):
         wrong = next(k for k, i in enumerate(ids) if k != i)
-        refuse(f"ids are not 0 to {len(ids) - 1}: {'two tokens have id ' + str(ids[wrong]) if ids[wrong] < wrong else 'no token has id ' + str(wrong)}", where)
+        fault = f"two tokens have id {ids[wrong]}" if ids[wrong] < wrong else f"no token has id {wrong}"
+        refuse(f"ids are not 0 to {len(ids) - 1}: {fault}", where)
     for key in ("normalizer", "pre_tokenizer", "decoder", "post_processor"):
         for part in parts(spec.get(key)):
             pattern = part.get("pattern")

@@ -4,6 +4,7 @@ The library matches added tokens inside any text, and some of its models (Unigra
 the tokenizer that reads text is a twin of the model's own in which every special token has a random name that nobody can write: the ids
 are the same, the names are not. Text in which special tokens count (a chat template's own) has them renamed just before.
 """
+
 from __future__ import annotations
 
 import json
@@ -19,6 +20,7 @@ from morphogen.tokens.fast import Engine, build_engine
 from morphogen.tokens.strict import check_spec, refuse
 
 T = TypeVar("T")
+KEYS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")  # of a tokenizer.json; what else stands there is not read
 ENOUGH = 1 << 16  # characters after which building the fast engine pays for itself
 
 
@@ -45,7 +47,9 @@ def _twin(spec: Mapping[str, Any], renamed: Mapping[str, str]) -> str:
     if isinstance(model.get("merges"), list):
         model["merges"] = [m for m in model["merges"] if (m.replace(" ", "", 1) if isinstance(m, str) else "".join(m)) not in renamed]
     added = [{**t, "content": renamed.get(t["content"], t["content"])} for t in spec.get("added_tokens") or ()]
-    return json.dumps({**spec, "model": model, "added_tokens": added, "truncation": None, "padding": None}, ensure_ascii=False)
+    return json.dumps(
+        {**spec, "version": "1.0", "model": model, "added_tokens": added, "truncation": None, "padding": None}, ensure_ascii=False
+    )
 
 
 class Tokenizer:
@@ -55,7 +59,9 @@ class Tokenizer:
     eos as a tuple. Raises FormatError when the library cannot build it.
     """
 
-    def __init__(self, spec: dict[str, Any], *, special: Iterable[str] = (), roles: Mapping[str, Any] | None = None, where: object = "") -> None:
+    def __init__(
+        self, spec: dict[str, Any], *, special: Iterable[str] = (), roles: Mapping[str, Any] | None = None, where: object = ""
+    ) -> None:
         import tokenizers
 
         pairs = check_spec(spec, where)
@@ -65,9 +71,13 @@ class Tokenizer:
         ids = dict(pairs)
         held = {t["content"] for t in spec.get("added_tokens") or ()}
         wanted = {t["content"] for t in spec.get("added_tokens") or () if t.get("special")} | {s for s in special if s in ids}
-        spec = {**spec, "added_tokens": [
-            *({**_plain_token(t["content"], t["id"]), **t, "special": t["content"] in wanted} for t in spec.get("added_tokens") or ()),
-            *(_plain_token(name, ids[name], special=True) for name in sorted(wanted - held, key=ids.__getitem__))]}
+        spec = {
+            **{key: spec.get(key) for key in KEYS},
+            "added_tokens": [
+                *({**_plain_token(t["content"], t["id"]), **t, "special": t["content"] in wanted} for t in spec.get("added_tokens") or ()),
+                *(_plain_token(name, ids[name], special=True) for name in sorted(wanted - held, key=ids.__getitem__)),
+            ],
+        }
         self.size = len(names)
         self.special: dict[str, int] = {name: ids[name] for name in sorted(wanted, key=ids.__getitem__)}
         roles = roles or {}
@@ -75,14 +85,14 @@ class Tokenizer:
         self.mask, self.cls, self.sep = roles.get("mask"), roles.get("cls"), roles.get("sep")
         self.eos: tuple[int, ...] = tuple(roles.get("eos") or ())
         self.note = ""  # what had to be assumed about it, for people
-        self._content = zlib.compress(json.dumps(spec, ensure_ascii=False).encode("utf-8", "surrogatepass"), 1)
+        self._content = zlib.compress(json.dumps({**spec, "version": "1.0"}, ensure_ascii=False).encode("utf-8", "surrogatepass"), 1)
         nonce = secrets.token_hex(8)
         # Letters and digits only, all of one length: no normaliser changes such a name and none is the beginning of another.
         self._renamed = {name: f"zq{nonce}x{i:07d}x" for name, i in self.special.items()}
         twin = _twin(spec, self._renamed)
         self._twin = guarded(lambda: tokenizers.Tokenizer.from_str(twin), "the tokenizers library refuses it", where)
         for token in spec["added_tokens"]:
-            if self._twin.token_to_id(self._renamed.get(token["content"], token["content"])) != token["id"]:
+            if self._twin.token_to_id(self._renamed.get(str(token["content"]), str(token["content"]))) != token["id"]:
                 refuse(f"the added token {token['content'][:40]!r} cannot have id {token['id']}", where)
         self.spelling = Spelling(spec, names, frozenset(self.special.values()))
         every = sorted((t["content"] for t in spec["added_tokens"]), key=len, reverse=True)
@@ -95,8 +105,8 @@ class Tokenizer:
         bare = guarded(lambda: self._twin.encode("a", add_special_tokens=False).ids, "cannot encode")
         full = guarded(lambda: self._twin.encode("a", add_special_tokens=True).ids, "cannot encode")
         for start in range(len(full) - len(bare) + 1):
-            if bare and full[start:start + len(bare)] == bare:
-                return full[:start], full[start + len(bare):]
+            if bare and full[start : start + len(bare)] == bare:
+                return full[:start], full[start + len(bare) :]
         return None
 
     def _fast(self, characters: int) -> Engine | None:
