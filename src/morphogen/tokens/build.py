@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from morphogen.tokens.decode import byte_alphabet
 from morphogen.tokens.strict import refuse
+
+if TYPE_CHECKING:
+    from morphogen.tokens.tokenizer import Tokenizer
 
 WORK = 200_000_000  # steps that rebuilding the merges of a rank file may take; o200k takes some 15 million
 
@@ -114,3 +117,18 @@ def _halves(token: bytes, limit: int, ranks: dict[bytes, int]) -> list[bytes]:
             break
         pieces[best : best + 2] = [joined]
     return pieces if all(p in ranks for p in pieces) else []
+
+
+def own_tokenizer(content: dict[str, Any] | None, end: int, start: int) -> Tokenizer:
+    """The alphabet of a text run as a Tokenizer: bytes (None) or a byte-level tokenizer.json, then the end and the start."""
+    from morphogen.tokens.tokenizer import Tokenizer
+
+    pre = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    if content is None:
+        spec = byte_level({c: b for c, b in byte_alphabet().items()}, [], {**pre, "use_regex": False})
+    else:
+        spec = dict(content)
+    names = {"<|end|>": end, "<|start|>": start}
+    added = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+             for name, i in names.items()]
+    return Tokenizer({**spec, "added_tokens": added}, roles={"eos": (end,), "bos": start})

@@ -45,6 +45,56 @@ class Raised(Exception):
     """The template itself refuses the conversation."""
 
 
+def numbers(*bounds: int) -> range:
+    found = range(*bounds)
+    if len(found) > ROUNDS:
+        raise Refused(f"a range of {len(found):,}")
+    return found
+
+
+def to_json(x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+    if (isinstance(indent, int) and indent > 16) or (isinstance(indent, str) and len(indent) > 16):
+        raise Refused("an indent that wide")
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def bounded_indent(original: Any) -> Any:
+    def indent(text: str, width: Any = 4, first: bool = False, blank: bool = False) -> str:
+        if (isinstance(width, int) and width > 64) or (isinstance(width, str) and len(width) > 64):
+            raise Refused("an indent that wide")
+        return original(text, width, first, blank)
+
+    return indent
+
+
+def raise_exception(message: Any) -> None:
+    raise Raised(str(message)[:500])
+
+
+def strftime_now(form: str) -> str:
+    from datetime import datetime
+
+    if len(form) > 100:
+        raise Refused("a date format that long")
+    return datetime.now().strftime(form)
+
+
+def check_operator(operator: str, left: Any, right: Any) -> None:
+    """Operators may not make much from little. Raises Refused."""
+    if operator == "%" and isinstance(left, str | bytes):
+        raise Refused("formatting with %")
+    if operator == "**" and not (abs(left) <= 1 << 32 and abs(right) <= 16):
+        raise Refused("a power that large")
+    if operator == "*":
+        for one, times in ((left, right), (right, left)):
+            if isinstance(one, str | bytes | list | tuple) and isinstance(times, int) and len(one) * times > STRING:
+                raise Refused("repeating text that often")
+    if operator in "+*" and isinstance(left, int) and isinstance(right, int) and max(left.bit_length(), right.bit_length()) > 4096:
+        raise Refused("numbers that large")
+    if operator == "+" and sum(len(x) for x in (left, right) if isinstance(x, str | list | tuple)) > 16 * STRING:
+        raise Refused("text that long")
+
+
 def build() -> Any:
     """The environment transformers renders chat templates in, with less in it."""
     import jinja2
@@ -75,18 +125,7 @@ def build() -> Any:
             raise Refused(f"the attribute {str(attribute)[:40]!r} of a {type(obj).__name__}")
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if operator == "%" and isinstance(left, str | bytes):
-                raise Refused("formatting with %")
-            if operator == "**" and not (abs(left) <= 1 << 32 and abs(right) <= 16):
-                raise Refused("a power that large")
-            if operator == "*":
-                for one, times in ((left, right), (right, left)):
-                    if isinstance(one, str | bytes | list | tuple) and isinstance(times, int) and len(one) * times > STRING:
-                        raise Refused("repeating text that often")
-            if operator in "+*" and isinstance(left, int) and isinstance(right, int) and max(left.bit_length(), right.bit_length()) > 4096:
-                raise Refused("numbers that large")
-            if operator == "+" and all(isinstance(x, str | list | tuple) for x in (left, right)) and sum(map(len, (left, right))) > 16 * STRING:
-                raise Refused("text that long")
+            check_operator(operator, left, right)
             return super().call_binop(context, operator, left, right)
 
     env = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, Generation], cache_size=0)
@@ -98,34 +137,11 @@ def build() -> Any:
                 raise Refused(f"more than {ROUNDS:,} loop rounds")
             yield value
 
-    def numbers(*bounds: int) -> range:
-        found = range(*bounds)
-        if len(found) > ROUNDS:
-            raise Refused(f"a range of {len(found):,}")
-        return found
-
-    def to_json(x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
-        if (isinstance(indent, int) and indent > 16) or (isinstance(indent, str) and len(indent) > 16):
-            raise Refused("an indent that wide")
-        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    def indent(text: str, width: Any = 4, first: bool = False, blank: bool = False) -> str:
-        if (isinstance(width, int) and width > 64) or (isinstance(width, str) and len(width) > 64):
-            raise Refused("an indent that wide")
-        return original_indent(text, width, first, blank)
-
-    def raise_exception(message: Any) -> None:
-        raise Raised(str(message)[:500])
-
-    def strftime_now(form: str) -> str:
-        from datetime import datetime
-
-        if len(form) > 100:
-            raise Refused("a date format that long")
-        return datetime.now().strftime(form)
-
-    original_indent = env.filters["indent"]
-    env.filters = {k: v for k, v in env.filters.items() if k in FILTERS} | {"tojson": to_json, "indent": indent, "_counted": counted}
+    env.filters = {k: v for k, v in env.filters.items() if k in FILTERS} | {
+        "tojson": to_json,
+        "indent": bounded_indent(env.filters["indent"]),
+        "_counted": counted,
+    }
     env.tests = {k: v for k, v in env.tests.items() if k in TESTS}
     keep = {k: env.globals[k] for k in ("dict", "namespace", "joiner", "cycler")}
     env.globals = {**keep, "range": numbers, "raise_exception": raise_exception, "strftime_now": strftime_now}
