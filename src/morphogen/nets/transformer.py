@@ -7,6 +7,7 @@ Conditions come in twice: a projection is added to every input, and each block s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -77,11 +78,13 @@ class Vocabulary(nn.Module):
         # the start or mask id has an embedding and no logit, hence one row more than columns
         self.head = None if a.tied and 0 <= vocab - out <= 1 else nn.Parameter(torch.randn(out, a.width) * a.width**-0.5)
         self.bias = nn.Parameter(torch.zeros(out)) if a.head_bias else None
-        self.packed: nn.Module | None = None  # the matrix of the logits, where an engine has packed it
+        # the matrix of the logits, where an engine has packed it, and how embeddings are read from it
+        self.packed: nn.Module | None = None
+        self.table: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor, logits: bool = False) -> Tensor:
         if not logits:
-            h = F.embedding(x, self.weight)
+            h = F.embedding(x, self.weight) if self.table is None else self.table(x)
             return h if self.scale == 1 else h * torch.tensor(self.scale, dtype=h.dtype, device=h.device)
         x = x if self.logit_scale == 1 else x * self.logit_scale
         if self.packed is not None:
