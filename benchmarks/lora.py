@@ -76,7 +76,8 @@ def measure(name: str, rates: bool) -> dict[str, Any]:
         answer = morphogen.tune(base, new, fresh(work / label), steps=case["tune"], options={"training": training}, **how)
         now, before = answer["new"]["tuned"], answer["new"]["base"]
         print(f"  {label:<14} {before:.4f} -> {now:.4f}  own {answer['own']['base']:.4f} -> {answer['own']['tuned']:.4f}  "
-              f"share {answer['share']:.3f}  merge {answer.get('merge_difference', 0):.1e}  {time.process_time() - begun:.0f} s", flush=True)
+              f"share {answer['share']:.3f}  merge {answer.get('merge_difference') or 0:.1e}  "
+              f"{time.process_time() - begun:.0f} s", flush=True)
         return answer
 
     full = min((tuned(f"full-x{f:g}", full=True, factor=f) for f in RATES["full"]), key=lambda a: a["new"]["tuned"])

@@ -17,7 +17,7 @@ from morphogen.plan import Plan
 from morphogen.run import Run, config_values
 
 # Measured in benchmarks/lora.py: an adapter takes larger steps than a net in full, whose weights hold what it knows already.
-LORA_RATE, FULL_RATE = 1.0, 0.3
+LORA_RATE, FULL_RATE = 2.0, 0.3
 
 
 def tune(
