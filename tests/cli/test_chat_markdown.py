@@ -68,6 +68,9 @@ TEXTS = st.one_of(st.lists(LINES, max_size=14).map("\n".join), st.text(alphabet=
 @given(TEXTS, st.integers(1, 9))
 @example("para\n#hashtag\n\n- a\n-\n- b", 1)
 @example("a\n-\nb", 1)
+@example("1. a\n1. b\n\n   c\n\n       code\n1. d\n    - e\n  - f\nlazy\n1. g\n\ntext\n1. h", 3)
+@example("   - a\n  - b\n - c\n- d\n    - e\n\n\n1) x\n2. y", 3)
+@example("````py\n" + "x = '\n" * 150 + "```\nmore", 700)
 @example("| a | b |\n|--|--|\n| 1 | 2 |\nx", 2)
 def test_the_end_equals_the_whole_rendered(text: str, size: int) -> None:
     pieces = [text[i : i + size] for i in range(0, len(text), size)]
@@ -83,6 +86,20 @@ def test_finished_blocks_are_never_drawn_again() -> None:
         made.console.file.seek(0)
         made.console.file.truncate()
         assert max(moved, default=0) <= 4, "only the end is drawn again"
+
+
+def test_long_code_is_coloured_the_same_when_streamed() -> None:
+    text = "```python\n" + "".join(f"x_{i} = f('{i}')  # number {i}\n" for i in range(200)) + "```"
+    made, whole = Markdown(console(80)), Renderer(console(80)).lines(text)
+    got: list = []
+    draw = made.live.draw
+    made.live.draw = lambda done, live: (got.extend(done), draw(done, live))[1]  # type: ignore[method-assign]
+    for i in range(0, len(text), 67):
+        made.next = 0.0
+        made.feed(text[i : i + 67])
+        assert len(made.source) < 5_000
+    made.finish()
+    assert [(t.plain, t.spans) for t in got] == [(t.plain, t.spans) for t in whole]
 
 
 def test_a_block_higher_than_the_screen_shows_its_end_and_is_whole_in_the_end() -> None:

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 TEXT_WIDTH = 100  # longer lines of prose are hard to read
-CHUNK = 100  # lines of code coloured at once: a frame's cost does not grow with the block
+CHUNK = 40  # lines of code coloured at once: a frame's cost does not grow with the block
 STYLES = {"strong": "bold", "em": "italic", "s": "strike"}
 HEADINGS = {"h1": "bold underline bright_magenta", "h2": "bold bright_magenta", "h3": "bold magenta"}
 
@@ -36,11 +36,17 @@ def clean(text: str) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """A top-level block: the source line it begins at, its lines on screen, and how many of these stay as they are whatever follows."""
+    """A top-level block: the source line it begins at, its lines on screen, and how many of these stay as they are whatever follows.
+
+    Of a list also the source line of its last item (from `start`) and its number.
+    """
 
     start: int
     lines: list[Text]
-    stable: int
+    stable: int = 0
+    fence: bool = False
+    item: int = 0
+    number: int | None = None
 
 
 def _escape(state: Any, silent: bool) -> bool:
@@ -69,27 +75,25 @@ class Renderer:
         self.console = console
         self.width = max(8, width or console.width - 1)  # a full last column makes some terminals begin a row
 
-    def blocks(self, source: str) -> list[Block]:
-        """Top-level blocks in order; `source` must have gone through `clean`."""
+    def blocks(self, source: str, number: int | None = None) -> list[Block]:
+        """Top-level blocks in order; `source` must have gone through `clean`. A list at its beginning counts on from `number`."""
         tree = SyntaxTreeNode(_parser().parse(source))
-        found = []
-        for node in tree.children:
-            lines, stable = self._top(node, source)
-            found.append(Block(node.map[0] if node.map else 0, lines, stable))
-        return found
+        return [self._top(node, number if i == 0 else None) for i, node in enumerate(tree.children)]
 
     def lines(self, source: str) -> list[Text]:
         """The whole text, blocks set apart by an empty line."""
         return join([block.lines for block in self.blocks(clean(source))])
 
-    def _top(self, node: SyntaxTreeNode, source: str) -> tuple[list[Text], int]:
+    def _top(self, node: SyntaxTreeNode, number: int | None) -> Block:
+        start = node.map[0] if node.map else 0
         if node.type in ("bullet_list", "ordered_list"):
-            items = self._items(node, self.width)
-            return [line for item in items for line in item], sum(len(item) for item in items[:-1])
+            first = _first(node) if number is None else number
+            items = self._items(node, self.width, first)
+            last = node.children[-1]
+            return Block(start, [line for item in items for line in item], sum(len(item) for item in items[:-1]),
+                         item=(last.map[0] if last.map else start) - start, number=None if first is None else first + len(items) - 1)
         lines = self._block(node, self.width)
-        if node.type == "fence":
-            return lines, len(lines) - 1  # all but the closing rule
-        return lines, 0
+        return Block(start, lines, len(lines) - 1, fence=True) if node.type == "fence" else Block(start, lines)  # but the closing rule
 
     def _block(self, node: SyntaxTreeNode, width: int) -> list[Text]:
         width = max(8, width)
@@ -105,7 +109,7 @@ class Renderer:
             case "blockquote":
                 return prefixed(self._many(node.children, width - 2), Text("│ ", "bright_black"))
             case "bullet_list" | "ordered_list":
-                return [line for item in self._items(node, width) for line in item]
+                return [line for item in self._items(node, width, _first(node)) for line in item]
             case "table":
                 return self._table(node, width)
             case "hr":
@@ -122,8 +126,7 @@ class Renderer:
             out += self._block(node, width)
         return out
 
-    def _items(self, node: SyntaxTreeNode, width: int) -> list[list[Text]]:
-        number = int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
+    def _items(self, node: SyntaxTreeNode, width: int, number: int | None) -> list[list[Text]]:
         items = []
         for i, item in enumerate(node.children):
             mark = Text(" • " if number is None else f"{number + i:>2}. ", "cyan")
@@ -206,6 +209,10 @@ class Renderer:
         while made and not made[-1].plain:
             made.pop()
         return made
+
+
+def _first(node: SyntaxTreeNode) -> int | None:
+    return int(node.attrs.get("start", 1)) if node.type == "ordered_list" else None
 
 
 def plain(line: str, style: str = "") -> Text:

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from morphogen.cli.terminal.markdown import Renderer, clean, plain
+from morphogen.cli.terminal.markdown import CHUNK, Renderer, clean, join, plain
 
 BEGIN, END = "\x1b[?2026h", "\x1b[?2026l"  # synchronised update: terminals that know it show a frame at once, others ignore it
 # A line that may yet become anything: drawing it would flash a heading or a rule that never was.
@@ -125,7 +125,7 @@ class Markdown:
         self.source = f"```{language}\n" if language else ""  # from the first line that may still change
         self.complete = -1  # length of the source at the last look for finished blocks
         self.printed = 0  # lines of `source` that are on the screen for good
-        self.any = False  # something was printed before `source`
+        self.number: int | None = None  # of the list item that `source` begins with
         self.next, self.message, self.waiting = 0.0, "", False
         self.width = 0
 
@@ -152,52 +152,51 @@ class Markdown:
         self.message = ""
         if self.language and not self.source.endswith("\n"):
             self.source += "\n"
-        lines = self._lines([b.lines for b in self._renderer().blocks(self.source)])
+        lines = join([b.lines for b in self._renderer().blocks(self.source, self.number)])
         self.live.draw(lines[self.printed :], [])
-        self.any = self.any or bool(lines)
-        self.source, self.printed = "", 0
+        self.source, self.printed, self.number = "", 0, None
 
     def _renderer(self) -> Renderer:
         """At the width of the window now, or at that of the block's beginning when some of its lines are printed: they are counted."""
-        if self.printed <= 1 or not self.width:
+        if not (self.printed and self.width):
             self.width = self.console.width - 1
         return Renderer(self.console, self.width)
-
-    def _lines(self, blocks: list[list[Text]]) -> list[Text]:
-        out: list[Text] = []
-        for i, lines in enumerate(blocks):
-            out += ([Text()] if i or self.any else []) + lines
-        return out
 
     def _draw(self) -> None:
         renderer, self.waiting = self._renderer(), False
         done = self._settle(renderer)
-        lines = self._lines([b.lines for b in renderer.blocks(mended(self.source))])
+        lines = join([b.lines for b in renderer.blocks(mended(self.source), self.number)])
         rest = lines[self.printed :]
         if self.message:
             rest.append(Text(self.message, "bright_black", no_wrap=True, overflow="ellipsis"))
         self.live.draw(done, rest)
 
     def _settle(self, renderer: Renderer) -> list[Text]:
-        """Lines that no later text can change: decided on whole source lines, because half a line may be any block."""
+        """Lines that no later text can change: decided on whole source lines, because half a line may be any block.
+
+        What is printed leaves the source, inside lists and code too, so that a frame's cost does not grow with the answer.
+        """
         end = self.source.rfind("\n") + 1
         if end == self.complete or not end:
             return []
-        blocks = renderer.blocks(self.source[:end])
+        self.complete = end
+        blocks = renderer.blocks(self.source[:end], self.number)
         if not blocks:
-            self.complete = end
             return []
         last = blocks[-1]
-        whole = self._lines([b.lines for b in blocks])
+        whole = join([b.lines for b in blocks])
         settled = len(whole) - len(last.lines) + last.stable
         done = whole[self.printed : settled]
-        self.printed = max(self.printed, settled)
-        if len(blocks) > 1:
-            lead = len(whole) - len(last.lines) - 1  # the empty line before the last block is drawn with it
-            rows = self.source.split("\n")
-            self.source = "\n".join(rows[last.start :])
-            self.printed -= lead
-            self.any = True
+        self.printed = max(self.printed, settled) if len(blocks) == 1 else last.stable
+        self.number = self.number if len(blocks) == 1 else None
+        rows = self.source.split("\n")[last.start :]
+        if last.item and last.stable:
+            rows, self.printed, self.number = rows[last.item :], 0, last.number
+        elif last.fence and last.stable > 2 * CHUNK:
+            cut = (last.stable // CHUNK - 1) * CHUNK  # whole chunks: those that stay are coloured as before
+            cut = min(cut, (self.printed - 1) // CHUNK * CHUNK)
+            rows, self.printed = rows[:1] + rows[1 + cut :], self.printed - cut
+        self.source = "\n".join(rows)
         self.complete = self.source.rfind("\n") + 1
         return done
 
