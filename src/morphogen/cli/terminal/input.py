@@ -13,7 +13,8 @@ from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.history import History as Remembered
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 
@@ -28,7 +29,7 @@ STYLE = Style.from_dict({
 })
 
 
-class PrivateHistory(History):
+class PrivateHistory(Remembered):
     """A history file that only its owner reads; a disk that refuses does not end the chat."""
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +56,7 @@ def history_path() -> Path:
     return user_state_path("morphogen", appauthor=False) / "chat_history"
 
 
-def open_history(wanted: bool) -> History:
+def open_history(wanted: bool) -> Remembered:
     """The file when it can be had, else memory alone."""
     if not wanted:
         return InMemoryHistory()
