@@ -14,7 +14,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, InMemoryHistory
-from prompt_toolkit.history import History as Remembered
+from prompt_toolkit.history import History as PromptHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 
@@ -29,7 +29,7 @@ STYLE = Style.from_dict({
 })
 
 
-class PrivateHistory(Remembered):
+class PrivateHistory(PromptHistory):
     """A history file that only its owner reads; a disk that refuses does not end the chat."""
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +56,7 @@ def history_path() -> Path:
     return user_state_path("morphogen", appauthor=False) / "chat_history"
 
 
-def open_history(wanted: bool) -> Remembered:
+def open_history(wanted: bool) -> PromptHistory:
     """The file when it can be had, else memory alone."""
     if not wanted:
         return InMemoryHistory()
