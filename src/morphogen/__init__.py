@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "compare", "compress", "decompress", "evaluate", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
+    "compare", "compress", "decompress", "evaluate", "export", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
     "replay", "score", "train", "tune", "vary",
 ]
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         compress,
         decompress,
         evaluate,
+        export,
         generate,
         inspect,
         interpolate,

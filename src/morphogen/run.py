@@ -96,6 +96,11 @@ class Run:
     def finished(self) -> bool:
         return (self.path / "model.safetensors").is_file()
 
+    def is_language_model(self) -> bool:
+        """Whether it is plain text written from left to right, with nothing else said: what a prompt can be given to."""
+        r = self.recipe
+        return r["codec"]["name"] == "text" and r["family"]["name"] == "autoregressive" and not r.get("conditions")
+
     def build(self, device: str = "cpu") -> Any:
         """The model with its codec, conditions and bridges, weights not yet loaded."""
         from morphogen.model import Model

@@ -2,6 +2,7 @@
 from morphogen.api.compare import compare
 from morphogen.api.compress import compress, decompress
 from morphogen.api.evaluate import evaluate
+from morphogen.api.export import export
 from morphogen.api.generate import generate, replay
 from morphogen.api.inspect import inspect, list_, load
 from morphogen.api.latent import interpolate, reconstruct, vary
@@ -11,6 +12,6 @@ from morphogen.api.train import train
 from morphogen.api.tune import tune
 
 __all__ = [
-    "compare", "compress", "decompress", "evaluate", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
+    "compare", "compress", "decompress", "evaluate", "export", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
     "replay", "score", "train", "tune", "vary",
 ]

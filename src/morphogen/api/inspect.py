@@ -11,8 +11,20 @@ from morphogen.run import Run
 
 
 def load(path: str | Path, device: str = "cpu") -> Any:
-    """The Model of a finished run: `generate`, `stream`, `log_prob`, `encode`, `decode` on raw items."""
-    return Run.load(path).model(device)
+    """What can be drawn from at a path.
+
+    A language model (a GGUF file, a Hugging Face folder, an autoregressive run of plain text) comes as a LanguageModel:
+    `encode`, `decode`, `logits`, `generate`, `stream`, `chat`, `embed`, `score`. Any other finished run comes as its Model:
+    `generate`, `stream`, `log_prob`, `encode`, `decode` on raw items.
+    """
+    path = Path(path).expanduser()
+    if (path / "recipe.toml").is_file():
+        run = Run.load(path)
+        if not run.is_language_model():
+            return run.model(device)
+    from morphogen.language import load as load_language
+
+    return load_language(path)
 
 
 def list_() -> dict[str, dict[str, str]]:

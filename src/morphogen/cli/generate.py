@@ -1,20 +1,60 @@
 """morphogen generate"""
 from __future__ import annotations
 
+import sys
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from morphogen.cli.console import Console, Number, Whole, result
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """Of language models only."""
+
+    prompt: str | None = None
+    """Text to go on from (an encoder: with <mask> where words are asked for)."""
+    input: Path | None = None
+    """A JSONL file of {"prompt"} or {"messages"}; answers go to --out, and a stopped job goes on where it was."""
+    max_tokens: Whole | None = None
+    """At most so many new tokens; 256."""
+    top_k: Whole | None = None
+    """Only the k most likely tokens."""
+    top_p: Number | None = None
+    """Only the fewest tokens that together reach this share."""
+    min_p: Number | None = None
+    """Only tokens at least this likely relative to the best."""
+    repetition: Number | None = None
+    """Above 1 makes tokens that were used less likely."""
+    stop: Annotated[list[str] | None, Parameter(negative="")] = None
+    """A string that ends the answer. Repeat for more."""
+    schema: str | None = None
+    """A JSON schema (a file, or written out) the answer keeps."""
+    regex: str | None = None
+    """A regular expression the whole answer matches."""
+    grammar: str | None = None
+    """A Lark or GBNF grammar (a file, or written out) the answer keeps."""
+    beams: Whole | None = None
+    """Search with so many beams instead of drawing."""
+    logprobs: Whole | None = None
+    """With --json: log-probabilities of the chosen and so many best tokens."""
+    adapter: Path | None = None
+    """A PEFT adapter folder to draw with."""
+    weights: str = "auto"
+    """float32, int8, or auto: int8 where the file is quantised already or large."""
+
+
 def generate(
     run: Path,
     /,
     *,
-    out: Path,
-    n: Whole = 16,
+    out: Path | None = None,
+    n: Whole | None = None,
     seed: Whole = 0,
     cond: Annotated[list[str] | None, Parameter(negative="")] = None,
     given: Path | None = None,
@@ -24,6 +64,7 @@ def generate(
     temperature: Number | None = None,
     batch: Whole | None = None,
     device: str = "auto",
+    answering: Answering | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -32,11 +73,11 @@ def generate(
     Parameters
     ----------
     run
-        A run folder.
+        A run folder; with --prompt or --input also a GGUF file or a Hugging Face folder.
     out
         A folder for pictures and other things that are a file each; a .csv, .parquet or .jsonl file for rows; a .jsonl file for texts.
     n
-        How many.
+        How many: 16 of things, 1 answer to a prompt.
     seed
         Item i depends on the seed and i alone, not on n or batch.
     cond
@@ -61,8 +102,19 @@ def generate(
         Print one JSON object on stdout.
     """
     from morphogen import api
+    from morphogen.api.answers import is_language_model
     from morphogen.api.common import parse_cond
+    from morphogen.errors import UsageError
 
+    wishes = answering or Answering()
+    if wishes.prompt is not None or wishes.input is not None or is_language_model(run):
+        return _answer(run, out, wishes, {"n": n, "seed": seed, "temperature": temperature}, force, json)
+    beyond = [k for k, v in asdict(wishes).items() if v not in (None, "auto") and k != "top_k"]
+    if beyond:
+        raise UsageError(f"--{beyond[0].replace('_', '-')} is for language models", remedy="say --prompt TEXT too")
+    if out is None:
+        raise UsageError("it is not said where to put things", remedy="say --out FOLDER or FILE")
+    n = 16 if n is None else n
     watch = Console()
     sampling = {} if temperature is None else {"temperature": temperature}
     try:
@@ -73,3 +125,60 @@ def generate(
     finally:
         watch.close()
     return result({"out": str(out), "n": len(raws), "seed": seed}, [str(out)], json)
+
+
+def _answer(model: Path, out: Path | None, wishes: Answering, more: dict[str, Any], force: bool, json: bool) -> int:
+    """Text from a language model, to the terminal as it is written, or to a file."""
+    from morphogen.api.answers import answers, read_schema, said
+    from morphogen.errors import UsageError
+    from morphogen.files import check_output, write_text
+    from morphogen.language import load
+
+    if wishes.prompt is None and wishes.input is None:
+        raise UsageError("there is no prompt", where=model, remedy="say --prompt TEXT or --input FILE.jsonl; morphogen chat is for talking")
+    if wishes.prompt is not None and wishes.input is not None:
+        raise UsageError("--prompt and --input are two ways to say the same", remedy="give one of them")
+    if wishes.input is not None and out is None:
+        raise UsageError("it is not said where the answers go", remedy="say --out answers.jsonl")
+    options = {k: v for k, v in asdict(wishes).items() if k not in ("prompt", "input", "adapter", "weights") and v is not None} | more
+    options = {k: v for k, v in options.items() if v is not None}
+    if "schema" in options:
+        options["schema"] = read_schema(options["schema"])
+    if "grammar" in options and Path(options["grammar"]).is_file():
+        options["grammar"] = Path(options["grammar"]).read_text(encoding="utf-8")
+    if out is not None and wishes.input is None:
+        check_output(out, force=force)
+    began, watch = time.monotonic(), Console()
+    found = load(model, weights=wishes.weights)
+    if wishes.adapter is not None:
+        options["adapter"] = found.load_adapter(wishes.adapter)
+    try:
+        if wishes.input is not None and out is not None:
+            path = answers(found, wishes.input, out, force=force, watch=watch, **options)
+            return result({"out": str(path)}, [str(path)], json)
+    finally:
+        watch.close()
+    prompt = wishes.prompt or ""
+    several = options.get("n", 1) > 1 or options.get("beams", 0) > 1
+    if json or out is not None or several or found.role != "decoder":
+        made = found.answers([prompt], **options)[0]
+        if out is not None:
+            write_text(out, "\n".join(answer.text for answer in made) + "\n")
+        rows = [said(answer, found, began) for answer in made]
+        return result(rows[0] if len(rows) == 1 else {"answers": rows}, [str(out)] if out else [answer.text for answer in made], json)
+    return _shown(found, prompt, options)
+
+
+def _shown(model: Any, prompt: str, options: dict[str, Any]) -> int:
+    """The answer as it comes: formatted on a terminal, plain elsewhere."""
+    from contextlib import closing
+
+    from morphogen.cli.terminal.printer import Plain
+
+    printer = Plain(sys.stdout)
+    with closing(model.stream(prompt, **options)) as pieces:
+        for piece in pieces:
+            printer.feed(piece.text)
+            if piece.done:
+                printer.finish()
+    return 0

@@ -141,7 +141,7 @@ def _run(path: Path) -> Source:
 
     run = Run.load(path)
     r = run.recipe
-    if r["codec"]["name"] != "text" or r["family"]["name"] != "autoregressive" or r.get("conditions"):
+    if not run.is_language_model():
         raise UsageError(f"a run of {r['codec']['name']} by {r['family']['name']} is not a language model", where=path,
                          remedy="use generate RUN --out …; chat and --prompt need an autoregressive run of plain text")
     model = run.model()

@@ -1,0 +1,138 @@
+"""Text from a language model: one prompt as it is written, or a file of prompts, resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from morphogen.api.common import Watch
+from morphogen.errors import DataError, UsageError
+from morphogen.files import check_output, lock, write_text
+
+LONGEST_LINE = 16 << 20
+TILE = 8  # prompts under way together; their answers are written before the next ones are begun
+
+
+def is_language_model(path: str | Path) -> bool:
+    """Whether a path holds something that is drawn from by prompts: a GGUF file, a Hugging Face folder, a text run."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return True
+    return path.is_dir() and not (path / "recipe.toml").is_file()
+
+
+def answers(model: Any, prompts: str | Path, out: str | Path, *, force: bool = False, watch: Watch | None = None, **options: Any) -> Path:
+    """Answer every line of a JSONL file of {"prompt"} or {"messages"} into another one; begun files are gone on with.
+
+    Each answer is the line with `text`, `reason` and `tokens` put in; with n above 1 `texts`. Answer i depends on the seed and
+    its line's number alone. Raises DataError naming the line that cannot be read, before anything is drawn.
+    """
+    watch, out, prompts = watch or Watch(), Path(out), Path(prompts)
+    rows = [*_lines(prompts)]
+    check_output(out, force=force, inputs=(prompts,))
+    part = out.with_name(f".{out.name}.part")
+    asked = {"model": model.name, "options": {k: repr(v) for k, v in sorted(options.items()) if v is not None}, "prompts": _mark(rows)}
+    with lock(out.with_name(f".{out.name}.lock")):
+        done = _begun(part, asked)
+        if done:
+            watch.say(f"{len(done)} of {len(rows)} answers were there already")
+        with part.open("a" if done else "w", encoding="utf-8") as file:
+            if not done:
+                file.write(json.dumps(asked) + "\n")
+            for first in range(len(done), len(rows), TILE):
+                for line in _tile(model, rows, first, options):
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    done.append(line)
+                file.flush()
+                watch.progress("answering", len(done) / len(rows), f"{len(done)} of {len(rows)}")
+        write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in done))
+        part.unlink()
+    return out
+
+
+def _tile(model: Any, rows: list[dict[str, Any]], first: int, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Answers to the rows from `first` on. A row's seed is its own: it does not matter which rows came before."""
+    part = rows[first:first + TILE]
+    # tiles are filled up, so that every step has the same number of sequences to begin with
+    for i, row in enumerate(part):
+        ids = row["prompt"] if "prompt" in row else model.prompt_of(row["messages"])
+        found = model.answers([ids], **{**options, "seed": _seed(options.get("seed") or 0, first + i)})[0]
+        new: dict[str, Any] = {"text": found[0].text} if len(found) == 1 else {"texts": [a.text for a in found]}
+        yield {**row, **new, "reason": found[0].reason, "tokens": len(found[0].ids)}
+
+
+def _seed(seed: int, row: int) -> int:
+    return seed * 1_000_003 + row
+
+
+def _mark(rows: list[dict[str, Any]]) -> str:
+    import hashlib
+
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _begun(part: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """Whole lines of an earlier try that asked the same; the last one may have been cut."""
+    if not part.is_file():
+        return []
+    lines = part.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    try:
+        if not lines or json.loads(lines[0]) != asked:
+            return []
+        done = [json.loads(line) for line in lines[1:]]
+    except ValueError:
+        return []
+    part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return done
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise UsageError("no such file", where=path, remedy="check --input")
+    with path.open(encoding="utf-8", errors="strict") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _row(line, f"{path}:{number}")
+        except UnicodeDecodeError:
+            raise DataError("not UTF-8", where=path, remedy="save the file as UTF-8") from None
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line) if len(line) <= LONGEST_LINE else None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not readable as JSON ({' '.join(str(error).split())[:80]})", where=where, remedy="write one object a line") from None
+    if not isinstance(row, dict) or isinstance(row.get("prompt"), str) == isinstance(row.get("messages"), list):
+        raise DataError("a line needs either `prompt` or `messages`", where=where, remedy='write {"prompt": "…"}')
+    return row
+
+
+def read_schema(value: str | Path) -> Any:
+    """A JSON schema from a file, or written out. Raises UsageError."""
+    text = str(value)
+    if not text.lstrip().startswith(("{", "[")):
+        path = Path(value).expanduser()
+        if not path.is_file():
+            raise UsageError("no such file", where=path, remedy="give a file with a JSON schema")
+        text = path.read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the schema is not JSON ({' '.join(str(error).split())[:80]})", where=value, remedy="mend it") from None
+
+
+def said(answer: Any, model: Any, began: float) -> Mapping[str, Any]:
+    """What --json prints about one answer."""
+    stats = answer.stats
+    return {"model": model.name, "text": answer.text, "reason": answer.reason, "prompt_tokens": int(stats.get("prompt_tokens", 0)),
+            "tokens": int(stats.get("tokens", len(answer.ids))), "prefill_tok_s": _round(stats.get("prefill_tok_s")),
+            "decode_tok_s": _round(stats.get("decode_tok_s")), "seconds": round(time.monotonic() - began, 3),
+            **({"logprobs": answer.logprobs} if answer.logprobs else {})}
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
