@@ -58,11 +58,12 @@ class SlotCache:
     def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
         raise NotImplementedError("slots hold no memory of an encoder")
 
-    def _room(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor]:
+    def room(self, layer: int, heads: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Keys and values (slots, heads, capacity, width) of a layer, grown to what `begin` asked for."""
         held = self.layers.get(layer)
         if held is None or held[0].shape[2] < self.capacity:
-            shape = (self.slots, k.shape[1], self.capacity, k.shape[3])
-            grown = torch.empty(shape, dtype=self.dtype, device=k.device), torch.empty(shape, dtype=self.dtype, device=k.device)
+            shape = (self.slots, heads, self.capacity, width)
+            grown = torch.empty(shape, dtype=self.dtype, device=device), torch.empty(shape, dtype=self.dtype, device=device)
             if held is not None:
                 for new, old in zip(grown, held):
                     new[:, :, : old.shape[2]] = old
@@ -71,7 +72,7 @@ class SlotCache:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None) -> Tensor:
         """q (1, H, N, d), k and v (1, KV, N, d) of a step's rows -> (1, H, N, d)."""
-        keys, values = self._room(layer, k)
+        keys, values = self.room(layer, k.shape[1], k.shape[3], k.device)
         out = []
         for run in self.runs:
             end = run.first + run.stop - run.start

@@ -152,7 +152,7 @@ class Engine:
     def forward(self, rows: list[int], runs: list[Run], wanted: list[int], adapter: str | None = None) -> Tensor:
         """(wanted, V) float32 logits of a step's rows."""
         self.cache.begin(runs)
-        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
+        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))  # packed nets have buffers only
         at = torch.tensor([wanted], dtype=torch.int64, device=device)
         with self.adapting(adapter):
             return self.net(torch.tensor([rows], device=device), cache=self.cache, at=at)[0].float()

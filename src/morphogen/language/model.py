@@ -39,6 +39,7 @@ class LanguageModel:
         self.name, self.context, self.role = source.name, source.context, source.role
         self._exact: nn.Module | None = None
         self._drawing: nn.Module | None = None
+        self._fit: bool | None = None
         self._lock = threading.RLock()
         self.adapters: list[str] = []
 
@@ -61,15 +62,18 @@ class LanguageModel:
             return self._exact
 
     def _packs(self) -> bool:
-        from morphogen.engine.pack import packable
+        from morphogen.engine.packed import packable
 
         if self.adapters or self.role != "decoder":
             return False
         if self.weights != "auto":
             return self.weights == "int8"
         foreign = self.source.foreign
-        large = foreign is not None and sum(int(np.prod(s)) for s in foreign.shapes.values()) >= LARGE
-        return (self.source.quantised or large) and foreign is not None and packable(foreign.empty())
+        if foreign is None or not (self.source.quantised or sum(int(np.prod(s)) for s in foreign.shapes.values()) >= LARGE):
+            return False
+        if self._fit is None:
+            self._fit = packable(foreign.empty())
+        return self._fit
 
     @property
     def drawing_net(self) -> nn.Module:
@@ -80,14 +84,12 @@ class LanguageModel:
             return self._drawing
 
     def _packed(self) -> nn.Module:
-        from morphogen.engine.pack import pack
-        from morphogen.language.packing import packed_from
+        from morphogen.engine.packed import pack, packable
 
-        if self._exact is None and self.source.foreign is not None:
-            return packed_from(self.source.foreign)
-        import copy
-
-        return pack(copy.deepcopy(self.net))  # type: ignore[arg-type]
+        foreign, net = self.source.foreign, self.net if self.source.foreign is None else self.source.foreign.empty()
+        if not packable(net):
+            return self.net
+        return pack(net, net.state_dict().items() if foreign is None else foreign.pieces(net))  # type: ignore[arg-type]
 
     # ---------------------------------------------------------------- numbers
     @torch.inference_mode()

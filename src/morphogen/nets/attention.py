@@ -163,8 +163,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(a.width, kv, bias=a.qkv_bias)
         self.v_proj = nn.Linear(a.width, kv, bias=a.qkv_bias)
         self.o_proj = nn.Linear(inner, a.width, bias=a.out_bias)
-        self.qkv: nn.Module | None = None  # the three as one matrix, where an engine has packed them
-        self.sizes, self.whole = (inner, kv, kv), a.head_norm == "whole"
+        self.whole = a.head_norm == "whole"
         widths = (inner, kv) if self.whole else (a.head_width, a.head_width)
         self.q_norm = RMSNorm(widths[0], a.eps, a.norm == "rms1") if a.head_norm else None
         self.k_norm = RMSNorm(widths[1], a.eps, a.norm == "rms1") if a.head_norm else None
@@ -177,12 +176,9 @@ class Attention(nn.Module):
         return (x if normed is None else normed(x)).transpose(1, 2)
 
     def forward(self, x: Tensor, around: Around) -> Tensor:
-        if self.qkv is not None:
-            q, k, v = self.qkv(x).split(self.sizes, -1)
-        else:
-            # when few positions are asked for: keys and values of all, queries of few
-            q = self.q_proj(x if around.at is None else take(x, around.at))
-            k, v = self.k_proj(x), self.v_proj(x)
+        # when few positions are asked for: keys and values of all, queries of few
+        q = self.q_proj(x if around.at is None else take(x, around.at))
+        k, v = self.k_proj(x), self.v_proj(x)
         q, k, v = self.heads(q, self.q_norm), self.heads(k, self.k_norm), self.heads(v)
         turn: Turn | None = getattr(around, self.turns) if self.turns else None
         if turn is not None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from morphogen.nets.architecture import Architecture, Experts
+from morphogen.nets.positions import drawn
 
 ACTS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
@@ -40,13 +41,9 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(a.width, a.hidden, bias=a.mlp_bias) if a.gated else None
         self.up_proj = nn.Linear(a.width, a.hidden, bias=a.mlp_bias)
         self.down_proj = nn.Linear(a.hidden, a.width, bias=a.mlp_bias)
-        self.both: nn.Module | None = None  # gate and up as one matrix, where an engine has packed them
         self.act = ACTS[a.act]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.both is not None:
-            gate, up = self.both(x).chunk(2, -1)
-            return self.down_proj(self.act(gate) * up)
         if self.gate_proj is None:
             return self.down_proj(self.act(self.up_proj(x)))
         return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
@@ -59,9 +56,9 @@ class Mixture(nn.Module):
         super().__init__()
         self.chosen, self.normed, self.act = e.chosen, e.normed, ACTS[a.act]
         self.router = nn.Linear(a.width, e.count, bias=False)
-        self.gate_proj = nn.Parameter(torch.randn(e.count, e.hidden, a.width) * a.width**-0.5)
-        self.up_proj = nn.Parameter(torch.randn(e.count, e.hidden, a.width) * a.width**-0.5)
-        self.down_proj = nn.Parameter(torch.randn(e.count, a.width, e.hidden) * e.hidden**-0.5)
+        self.gate_proj = nn.Parameter(drawn(e.count, e.hidden, a.width, std=a.width**-0.5))
+        self.up_proj = nn.Parameter(drawn(e.count, e.hidden, a.width, std=a.width**-0.5))
+        self.down_proj = nn.Parameter(drawn(e.count, a.width, e.hidden, std=e.hidden**-0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)

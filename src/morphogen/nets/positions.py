@@ -11,6 +11,11 @@ from morphogen.nets.architecture import Rotary
 Turn = tuple[Tensor, Tensor]
 
 
+def drawn(*shape: int, std: float) -> Tensor:
+    """Initial weights, normal with mean 0."""
+    return nn.init.normal_(torch.empty(shape), std=std)
+
+
 def frequencies(rotary: Rotary, width: int, length: int) -> Tensor:
     """(n,) radians a position for each turning pair of a head of `width`; `length` is how far positions reach, itself not counted."""
     n = int(width * rotary.share) // 2 * 2
@@ -80,7 +85,7 @@ class Distance(nn.Module):
     def __init__(self, buckets: int, reach: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.reach, self.causal, self.edge = reach, causal, True
-        self.weight = nn.Parameter(torch.randn(buckets, heads) * 0.02)
+        self.weight = nn.Parameter(drawn(buckets, heads, std=0.02))
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """`queries` (L,) and `keys` (K,) are positions."""

@@ -7,7 +7,6 @@ Conditions come in twice: a projection is added to every input, and each block s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from morphogen.contracts import Cond, Given
 from morphogen.nets.architecture import SIZES, Architecture, Rotary, architecture, resolve
 from morphogen.nets.attention import Around, Attention, Cache, CrossAttention, KVCache, take
 from morphogen.nets.feedforward import ACTS, feedforward, norm
-from morphogen.nets.positions import Distance, rotation
+from morphogen.nets.positions import Distance, drawn, rotation
 
 __all__ = ["SIZES", "Architecture", "KVCache", "Transformer", "architecture", "resolve"]
 
@@ -74,23 +73,17 @@ class Vocabulary(nn.Module):
     def __init__(self, vocab: int, out: int, a: Architecture) -> None:
         super().__init__()
         self.out, self.edge, self.scale, self.logit_scale, self.cap = out, True, a.embed_scale, a.logit_scale, a.soft_cap_logits
-        self.weight = nn.Parameter(torch.randn(vocab, a.width) * 0.02)
+        self.weight = nn.Parameter(drawn(vocab, a.width, std=0.02))
         # the start or mask id has an embedding and no logit, hence one row more than columns
-        self.head = None if a.tied and 0 <= vocab - out <= 1 else nn.Parameter(torch.randn(out, a.width) * a.width**-0.5)
+        self.head = None if a.tied and 0 <= vocab - out <= 1 else nn.Parameter(drawn(out, a.width, std=a.width**-0.5))
         self.bias = nn.Parameter(torch.zeros(out)) if a.head_bias else None
-        # the matrix of the logits, where an engine has packed it, and how embeddings are read from it
-        self.packed: nn.Module | None = None
-        self.table: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor, logits: bool = False) -> Tensor:
         if not logits:
-            h = F.embedding(x, self.weight) if self.table is None else self.table(x)
+            h = F.embedding(x, self.weight)
             return h if self.scale == 1 else h * torch.tensor(self.scale, dtype=h.dtype, device=h.device)
         x = x if self.logit_scale == 1 else x * self.logit_scale
-        if self.packed is not None:
-            y = self.packed(x)
-        else:
-            y = F.linear(x, self.weight[: self.out] if self.head is None else self.head, self.bias)
+        y = F.linear(x, self.weight[: self.out] if self.head is None else self.head, self.bias)
         return self.cap * torch.tanh(y / self.cap) if self.cap else y
 
 

@@ -1,0 +1,140 @@
+"""Matrices of 8-bit whole numbers on stock torch: the products are taken in whole numbers by the processor's own routines.
+
+y = W x. Rows of W are rounded to 8 bits after a Hadamard turn of blocks of columns, which spreads outliers so that less is lost
+(Ashkboos et al. 2024, QuaRot, arXiv 2404.00456; here the turn is undone by turning x alike, so nothing else need know).
+x becomes two planes of 7 bits, the second for what the first left: nearly 14 bits, at almost no cost where reading W is what
+takes time.
+"""
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+ROWS = 2048
+
+
+@functools.cache
+def hadamard(n: int) -> Tensor:
+    """(n, n) orthogonal and symmetric matrix of +-1 / sqrt(n), n a power of two (Sylvester)."""
+    h = torch.ones(1, 1)
+    while len(h) < n:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
+    return h / n**0.5
+
+
+def block_of(width: int) -> int:
+    """The largest power of two up to 64 that divides a width; 1 for none of use."""
+    return next((b for b in (64, 32, 16) if width % b == 0), 1)
+
+
+def rounded(w: Tensor, turn: bool = False) -> tuple[Tensor, Tensor]:
+    """(int8 (N, K), scale (N,)) of a matrix: symmetric, the largest of a row becomes 127. `turn`: of the turned matrix.
+
+    Worked a few rows at a time: beside a large matrix there is never another one of floats.
+    """
+    q, scale = torch.empty(w.shape, dtype=torch.int8), torch.empty(len(w))
+    for i in range(0, len(w), ROWS):
+        part = turned(w[i:i + ROWS]) if turn else w[i:i + ROWS].float()
+        scale[i:i + ROWS] = (part.abs().amax(1) / 127).clamp_(min=1e-12)
+        q[i:i + ROWS] = (part / scale[i:i + ROWS, None]).round_().to(torch.int8)
+    return q, scale
+
+
+def loss(w: Tensor, q: Tensor, scale: Tensor) -> float:
+    """How much rounding changed a matrix: root mean square, relative. q is of the turned one."""
+    wrong = whole = 0.0
+    for i in range(0, len(w), ROWS):
+        part = turned(w[i:i + ROWS])
+        wrong += float((part - q[i:i + ROWS].float() * scale[i:i + ROWS, None]).square().sum())
+        whole += float(part.square().sum())
+    return (wrong / max(whole, 1e-30)) ** 0.5
+
+
+def turned(w: Tensor) -> Tensor:
+    """W with blocks of columns turned; turning x alike leaves W x as it was."""
+    b = block_of(w.shape[1])
+    return w.float() if b == 1 else (w.float().reshape(len(w), -1, b) @ hadamard(b)).view(w.shape)
+
+
+class Int8(nn.Module):
+    """(N, K) -> (N, rows): x W' + b with W in 8 bits. `parts`: (int8, scale) of matrices already turned, to be stacked."""
+
+    def __init__(self, parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None) -> None:
+        super().__init__()
+        q, scale = (torch.cat(x) if len(x) > 1 else x[0] for x in zip(*parts))
+        self.block, self.biased = block_of(q.shape[1]), bias is not None
+        self.register_buffer("turn", hadamard(self.block).clone())
+        self.register_buffer("bias", torch.zeros(1) if bias is None else bias.float())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch means to replace this type some day; `available` says no then
+            made = torch._make_per_channel_quantized_tensor(q, scale.double(), torch.zeros(len(q), dtype=torch.int64), 0)
+            self.packed = torch.ops.quantized.linear_prepack(made, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.block > 1:
+            x = (x.reshape(-1, self.block) @ self.turn).view(x.shape)
+        n = x.shape[0]
+        size = torch.linalg.vector_norm(x, float("inf"), [-1], True).clamp_(min=1e-20)
+        # 63 and not 127: the routines add two products in 16 bits
+        first = x * (63.0 / size)
+        second = (first - first.round()).mul_(126.0)
+        y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(torch.cat([first, second]), 1.0, 64, self.packed)
+        y = torch.add(y[:n], y[n:], alpha=1 / 126.0).mul_(size / 63.0)
+        return y + self.bias if self.biased else y
+
+
+class Float(nn.Module):
+    """The same call for a matrix that stays in float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.biased = bias is not None
+        self.register_buffer("weight", weight.float())
+        self.register_buffer("bias", torch.zeros(1) if bias is None else bias.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight.t()
+        return y + self.bias if self.biased else y
+
+
+class Table(nn.Module):
+    """Embeddings of 8 bits, a scale a row."""
+
+    def __init__(self, q: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("q", q)
+        self.register_buffer("scale", scale[:, None])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.q[ids].float() * self.scale[ids]  # type: ignore[index]
+
+
+def scripted(module: M) -> M:
+    """The module run without Python between its operations, which take less time than Python does at one row; itself where that fails."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.freeze(torch.jit.script(module.eval()))  # type: ignore[return-value]
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return module
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this build and processor have the routine and it computes what it should; tried once on a small matrix."""
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        return False
+    try:
+        torch.backends.quantized.engine = "fbgemm"
+        w, x = torch.linspace(-1, 1, 64 * 96).sin().view(96, 64), torch.linspace(-3, 5, 3 * 64).cos().view(3, 64)
+        with torch.inference_mode():
+            error = (Int8([rounded(w, turn=True)], None)(x) - x @ w.t()).norm() / (x @ w.t()).norm()
+        return bool(error < 0.02)
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
