@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "compare", "compress", "decompress", "evaluate", "export", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
-    "replay", "score", "train", "tune", "vary",
+    "compare", "compress", "decompress", "evaluate", "export", "generate", "inspect", "interpolate", "list_", "load", "nearest",
+    "reconstruct", "replay", "score", "train", "tune", "vary",
 ]
 
 if TYPE_CHECKING:

@@ -1,4 +1,5 @@
 """Every architecture against transformers: logits in full and with a cache, folders both ways."""
+
 from __future__ import annotations
 
 import json
@@ -24,7 +25,9 @@ def reopened(path: Path):
     config = json.loads((path / "config.json").read_text())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return getattr(transformers, config["architectures"][0]).from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
+        return (
+            getattr(transformers, config["architectures"][0]).from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
+        )
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -88,12 +91,22 @@ def test_seq2seq_parity(name: str, tmp_path: Path) -> None:
         assert (again(input_ids=source, attention_mask=mask.long(), decoder_input_ids=ids).logits - want).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"model_type": "auto_evil"}, "not supported"), ({"num_attention_heads": 5}, "divisor"), ({"hidden_size": -1}, "hidden_size"),
-    ({"num_hidden_layers": 10**12}, "num_hidden_layers"), ({"num_hidden_layers": 900}, "layers"), ({"vocab_size": 3}, "shape"),
-    ({"hidden_act": "__class__"}, "hidden_act"), ({"rope_parameters": {"rope_type": "evil"}}, "rope_type"), ({"hidden_size": True}, "hidden_size"),
-    ({"num_hidden_layers": 2}, "no place"), ({"num_hidden_layers": 4}, "missing"),
-])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "auto_evil"}, "not supported"),
+        ({"num_attention_heads": 5}, "divisor"),
+        ({"hidden_size": -1}, "hidden_size"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers"),
+        ({"num_hidden_layers": 900}, "layers"),
+        ({"vocab_size": 3}, "shape"),
+        ({"hidden_act": "__class__"}, "hidden_act"),
+        ({"rope_parameters": {"rope_type": "evil"}}, "rope_type"),
+        ({"hidden_size": True}, "hidden_size"),
+        ({"num_hidden_layers": 2}, "no place"),
+        ({"num_hidden_layers": 4}, "missing"),
+    ],
+)
 def test_lying_config(change: dict, says: str, tmp_path: Path) -> None:
     make("llama2", tmp_path)
     path = tmp_path / "config.json"

@@ -1,4 +1,5 @@
 """Tiny language models on disk: random weights, real tokenizers, a chat template."""
+
 from __future__ import annotations
 
 import json
@@ -8,9 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-TEXT = ["the quick brown fox jumps over the lazy dog", "a small model writes small words", "naïve café — 東京 \U0001f600", "def f(x):\n    return x + 1\n"] * 20
-TEMPLATE = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+TEXT = [
+    "the quick brown fox jumps over the lazy dog",
+    "a small model writes small words",
+    "naïve café — 東京 \U0001f600",
+    "def f(x):\n    return x + 1\n",
+] * 20
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 def tokenizer(folder: Path, kind: str = "bpe") -> int:
@@ -24,8 +32,12 @@ def tokenizer(folder: Path, kind: str = "bpe") -> int:
         t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         t.decoder = decoders.ByteLevel()
         special = ["<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
-        t.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=330, special_tokens=special,
-                                                        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+        t.train_from_iterator(
+            TEXT,
+            trainers.BpeTrainer(
+                vocab_size=330, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            ),
+        )
         config |= {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "chat_template": TEMPLATE}
     elif kind == "wordpiece":
         t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -38,8 +50,9 @@ def tokenizer(folder: Path, kind: str = "bpe") -> int:
     else:
         t = Tokenizer(models.Unigram())
         t.pre_tokenizer, t.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-        t.train_from_iterator(TEXT, trainers.UnigramTrainer(vocab_size=150, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>",
-                                                            show_progress=False))
+        t.train_from_iterator(
+            TEXT, trainers.UnigramTrainer(vocab_size=150, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False)
+        )
         t.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 1)])
         config |= {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     t.save(str(folder / "tokenizer.json"))
@@ -52,8 +65,18 @@ def checkpoint(folder: Path, kind: str = "Llama", cls: str = "LlamaForCausalLM",
     import transformers
 
     size = tokenizer(folder, tok)
-    base = {"vocab_size": size, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "max_position_embeddings": 160, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    base = {
+        "vocab_size": size,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 160,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
     config = getattr(transformers, f"{kind}Config")(**{**base, **values})
     config._attn_implementation = "eager"
     torch.manual_seed(0)
@@ -74,12 +97,20 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("bert")
-    drop = {k: None for k in ("bos_token_id", "eos_token_id")}
+    drop = dict.fromkeys(("bos_token_id", "eos_token_id"))
     return folder, checkpoint(folder, "Bert", "BertForMaskedLM", "wordpiece", pad_token_id=0, **drop)
 
 
 @pytest.fixture(scope="session")
 def t5(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("t5")
-    size = {"d_model": 64, "d_ff": 96, "d_kv": 16, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu"}
+    size = {
+        "d_model": 64,
+        "d_ff": 96,
+        "d_kv": 16,
+        "num_layers": 2,
+        "num_heads": 4,
+        "decoder_start_token_id": 0,
+        "feed_forward_proj": "gated-gelu",
+    }
     return folder, checkpoint(folder, "T5", "T5ForConditionalGeneration", "unigram", pad_token_id=0, **size)

@@ -1,4 +1,5 @@
 """Written models read back: by us, by transformers, by gguf's own reader; runs of ours too."""
+
 from __future__ import annotations
 
 import json
@@ -58,11 +59,29 @@ def test_gguf_round_trip(llama: tuple[Path, Any], tmp_path: Path, quantise: str,
     assert back["kl"] < 1e-9
 
 
-@pytest.mark.parametrize(("kind", "values"), [
-    ("Qwen2", {"tie_word_embeddings": True}), ("Qwen3", {"head_dim": 32}), ("Gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}),
-    ("Olmo2", {}), ("Phi3", {}), ("Llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e5, "factor": 4.0, "low_freq_factor": 1.0,
-                                           "high_freq_factor": 4.0, "original_max_position_embeddings": 32}}),
-])
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("Qwen2", {"tie_word_embeddings": True}),
+        ("Qwen3", {"head_dim": 32}),
+        ("Gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}),
+        ("Olmo2", {}),
+        ("Phi3", {}),
+        (
+            "Llama",
+            {
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "rope_theta": 1e5,
+                    "factor": 4.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 32,
+                }
+            },
+        ),
+    ],
+)
 def test_gguf_of_other_kinds(kind: str, values: dict[str, Any], tmp_path: Path) -> None:
     from tests.language.conftest import checkpoint
 
@@ -93,7 +112,8 @@ def test_run_is_a_language_model_and_leaves(run: Path, tmp_path: Path) -> None:
 
 def test_files_of_prompts_are_gone_on_with(llama: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(llama[0])
-    rows = [{"id": i, "prompt": f"the {w}"} for i, w in enumerate("quick brown fox jumps over lazy dog small model words".split())]
+    words = ["quick", "brown", "fox", "jumps", "over", "lazy", "dog", "small", "model", "words"]
+    rows: list[dict[str, Any]] = [{"id": i, "prompt": f"the {w}"} for i, w in enumerate(words)]
     rows[3] = {"id": 3, "messages": [{"role": "user", "content": "hi"}]}
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     options = {"temperature": 0.8, "seed": 1, "max_tokens": 6}
@@ -130,7 +150,7 @@ def test_command_line(llama: tuple[Path, Any], tmp_path: Path, capsys: pytest.Ca
 
     code, out, _ = call("generate", str(llama[0]), "--prompt", PROMPT, "--max-tokens", "6", "--temperature", "0", "--seed", "1", "--json")
     value = json.loads(out)
-    assert code == 0 and value["tokens"] <= 6 and value["prompt_tokens"] == 4 or value["prompt_tokens"] > 0
+    assert (code == 0 and value["tokens"] <= 6 and value["prompt_tokens"] == 4) or value["prompt_tokens"] > 0
     assert {"text", "prefill_tok_s", "decode_tok_s"} <= set(value)
     code, out, _ = call("generate", str(llama[0]), "--prompt", PROMPT, "--max-tokens", "6", "--temperature", "0")
     assert code == 0 and out.rstrip("\n") == value["text"].rstrip("\n")
@@ -141,5 +161,7 @@ def test_command_line(llama: tuple[Path, Any], tmp_path: Path, capsys: pytest.Ca
     code, _, err = call("generate", str(llama[0]))
     assert code == 2 and "prompt" in err
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n')
-    code, out, _ = call("generate", str(llama[0]), "--input", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--max-tokens", "3")
+    code, out, _ = call(
+        "generate", str(llama[0]), "--input", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--max-tokens", "3"
+    )
     assert code == 0 and len((tmp_path / "out.jsonl").read_text().splitlines()) == 1

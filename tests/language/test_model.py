@@ -1,4 +1,5 @@
 """Language models in hand, against transformers and against themselves."""
+
 from __future__ import annotations
 
 import json
@@ -36,7 +37,7 @@ def test_logits_and_score_are_transformers(llama: tuple[Path, Any], model: Any) 
 
 def test_greedy_is_transformers(llama: tuple[Path, Any], model: Any) -> None:
     ids = model.encode(PROMPT)
-    want = llama[1].generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)[0, len(ids):].tolist()
+    want = llama[1].generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)[0, len(ids) :].tolist()
     got = model.answers([PROMPT], temperature=0, max_tokens=40)[0][0]
     assert got.ids == want
     assert got.text == model.decode(want) and got.reason in ("stop", "length")
@@ -46,7 +47,7 @@ def test_beams_are_transformers(llama: tuple[Path, Any], model: Any) -> None:
     ids = model.encode(PROMPT)
     want = llama[1].generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False, num_beams=4, early_stopping=False)
     got = model.answers([PROMPT], beams=4, max_tokens=12)[0][0]
-    want = [i for i in want[0, len(ids):].tolist()]
+    want = list(want[0, len(ids) :].tolist())
     assert got.ids == want[: len(got.ids)]
 
 
@@ -113,7 +114,12 @@ def test_chat_keeps_special_tokens_out(model: Any) -> None:
 
 def test_schema_regex_and_grammar_hold(model: Any) -> None:
     pytest.importorskip("llguidance")
-    schema = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["age"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["age"],
+        "additionalProperties": False,
+    }
     for seed in range(5):
         value = json.loads(model.generate(PROMPT, schema=schema, seed=seed, max_tokens=100))
         assert set(value) == {"age"} and 0 <= value["age"] <= 99
@@ -157,8 +163,10 @@ def test_int8_is_near_and_drawn_from(llama: tuple[Path, Any], model: Any) -> Non
     assert float((exact.exp() * (exact - got)).sum(-1).mean()) < 0.01
     one = torch.cat([step(engine, ids, i) for i in range(len(ids))]).log_softmax(-1)
     assert (one - got).abs().max() < 0.02  # prompt at once and token by token
-    assert packed.answers([PROMPT], temperature=0, max_tokens=20, lookup=False)[0][0].ids == packed.answers(
-        [PROMPT], temperature=0, max_tokens=20, lookup=True)[0][0].ids
+    assert (
+        packed.answers([PROMPT], temperature=0, max_tokens=20, lookup=False)[0][0].ids
+        == packed.answers([PROMPT], temperature=0, max_tokens=20, lookup=True)[0][0].ids
+    )
 
 
 def step(engine: Any, ids: list[int], i: int) -> torch.Tensor:
@@ -206,7 +214,9 @@ def test_t5_is_transformers(t5: tuple[Path, Any]) -> None:
 
 
 def test_public_load(llama: tuple[Path, Any]) -> None:
-    assert morphogen.load(llama[0]).generate(PROMPT, max_tokens=4, temperature=0) == load(llama[0]).generate(PROMPT, max_tokens=4, temperature=0)
+    assert morphogen.load(llama[0]).generate(PROMPT, max_tokens=4, temperature=0) == load(llama[0]).generate(
+        PROMPT, max_tokens=4, temperature=0
+    )
 
 
 def test_adapters_are_chosen_by_name(llama: tuple[Path, Any], tmp_path: Path) -> None:
@@ -228,7 +238,7 @@ def test_adapters_are_chosen_by_name(llama: tuple[Path, Any], tmp_path: Path) ->
     names = [found.load_adapter(folder) for folder, _ in folders]
     for name, (_, theirs) in zip(names, folders):
         ids = found.encode(PROMPT)
-        want = theirs.generate(input_ids=torch.tensor([ids]), max_new_tokens=10, do_sample=False)[0, len(ids):].tolist()
+        want = theirs.generate(input_ids=torch.tensor([ids]), max_new_tokens=10, do_sample=False)[0, len(ids) :].tolist()
         assert found.answers([PROMPT], temperature=0, max_tokens=10, adapter=name)[0][0].ids == want
     assert found.generate(PROMPT, temperature=0, max_tokens=10) == plain
     with pytest.raises(UsageError, match="no adapter"):

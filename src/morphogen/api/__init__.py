@@ -12,6 +12,6 @@ from morphogen.api.train import train
 from morphogen.api.tune import tune
 
 __all__ = [
-    "compare", "compress", "decompress", "evaluate", "export", "generate", "inspect", "interpolate", "list_", "load", "nearest", "reconstruct",
-    "replay", "score", "train", "tune", "vary",
+    "compare", "compress", "decompress", "evaluate", "export", "generate", "inspect", "interpolate", "list_", "load", "nearest",
+    "reconstruct", "replay", "score", "train", "tune", "vary",
 ]

@@ -55,7 +55,7 @@ def answers(model: Any, prompts: str | Path, out: str | Path, *, force: bool = F
 
 def _tile(model: Any, rows: list[dict[str, Any]], first: int, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Answers to the rows from `first` on. A row's seed is its own: it does not matter which rows came before."""
-    part = rows[first:first + TILE]
+    part = rows[first : first + TILE]
     # tiles are filled up, so that every step has the same number of sequences to begin with
     for i, row in enumerate(part):
         ids = row["prompt"] if "prompt" in row else model.prompt_of(row["messages"])
@@ -105,7 +105,9 @@ def _row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line) if len(line) <= LONGEST_LINE else None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not readable as JSON ({' '.join(str(error).split())[:80]})", where=where, remedy="write one object a line") from None
+        raise DataError(
+            f"not readable as JSON ({' '.join(str(error).split())[:80]})", where=where, remedy="write one object a line"
+        ) from None
     if not isinstance(row, dict) or isinstance(row.get("prompt"), str) == isinstance(row.get("messages"), list):
         raise DataError("a line needs either `prompt` or `messages`", where=where, remedy='write {"prompt": "…"}')
     return row
@@ -128,10 +130,17 @@ def read_schema(value: str | Path) -> Any:
 def said(answer: Any, model: Any, began: float) -> Mapping[str, Any]:
     """What --json prints about one answer."""
     stats = answer.stats
-    return {"model": model.name, "text": answer.text, "reason": answer.reason, "prompt_tokens": int(stats.get("prompt_tokens", 0)),
-            "tokens": int(stats.get("tokens", len(answer.ids))), "prefill_tok_s": _round(stats.get("prefill_tok_s")),
-            "decode_tok_s": _round(stats.get("decode_tok_s")), "seconds": round(time.monotonic() - began, 3),
-            **({"logprobs": answer.logprobs} if answer.logprobs else {})}
+    return {
+        "model": model.name,
+        "text": answer.text,
+        "reason": answer.reason,
+        "prompt_tokens": int(stats.get("prompt_tokens", 0)),
+        "tokens": int(stats.get("tokens", len(answer.ids))),
+        "prefill_tok_s": _round(stats.get("prefill_tok_s")),
+        "decode_tok_s": _round(stats.get("decode_tok_s")),
+        "seconds": round(time.monotonic() - began, 3),
+        **({"logprobs": answer.logprobs} if answer.logprobs else {}),
+    }
 
 
 def _round(value: float | None) -> float | None:

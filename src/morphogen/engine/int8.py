@@ -65,15 +65,18 @@ def turned(w: Tensor) -> Tensor:
 class Int8(nn.Module):
     """(N, K) -> (N, rows): x W' + b with W in 8 bits. `parts`: (int8, scale) of matrices already turned, to be stacked."""
 
+    turn: Tensor
+    bias: Tensor
+
     def __init__(self, parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None) -> None:
         super().__init__()
-        q, scale = (torch.cat(x) if len(x) > 1 else x[0] for x in zip(*parts))
+        q, scale = torch.cat([q for q, _ in parts]), torch.cat([scale for _, scale in parts])
         self.block, self.biased = block_of(q.shape[1]), bias is not None
         self.register_buffer("turn", hadamard(self.block).clone())
         self.register_buffer("bias", torch.zeros(1) if bias is None else bias.float())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch means to replace this type some day; `available` says no then
-            made = torch._make_per_channel_quantized_tensor(q, scale.double(), torch.zeros(len(q), dtype=torch.int64), 0)
+            made = torch.ops.aten._make_per_channel_quantized_tensor(q, scale.double(), torch.zeros(len(q), dtype=torch.int64), 0)
             self.packed = torch.ops.quantized.linear_prepack(made, None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,6 +94,9 @@ class Int8(nn.Module):
 
 class Float(nn.Module):
     """The same call for a matrix that stays in float32."""
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -96,7 +96,7 @@ class Engine:
         self.cache = SlotCache(slots, limit, dtype)
         self.adapting = adapting or (lambda name: nullcontext())
 
-    def run(self, sequences: Iterable[Sequence_]) -> Iterator[tuple[Sequence_, list[int]]]:
+    def run(self, sequences: Iterable[Sequence_]) -> Generator[tuple[Sequence_, list[int]], None, None]:
         """(sequence, its new ids) as they come; a finished sequence gives its slot to the next one waiting.
 
         Closing the iterator cancels everything. A sequence's text depends on nothing but itself and `slots`.

@@ -4,6 +4,7 @@ The same function as nets/transformer.py on the same slots, for the blocks nearl
 `packable` says for which. Filled piece by piece from wherever the weights come, so that all of it in float32 need never be
 in memory.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -34,6 +35,8 @@ def packable(net: nn.Module) -> bool:
 class Norm(nn.Module):
     """RMSNorm in few operations; `on` False: the identity."""
 
+    weight: Tensor
+
     def __init__(self, weight: Tensor | None, eps: float) -> None:
         super().__init__()
         self.on, n = weight is not None, 1 if weight is None else weight.shape[-1]
@@ -49,9 +52,9 @@ class Norm(nn.Module):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     n = cos.shape[-1]
-    a, b = x[..., :n], x[..., n:2 * n]
+    a, b = x[..., :n], x[..., n : 2 * n]
     out = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-    return torch.cat([out, x[..., 2 * n:]], -1) if 2 * n < x.shape[-1] else out
+    return torch.cat([out, x[..., 2 * n :]], -1) if 2 * n < x.shape[-1] else out
 
 
 class Layer(nn.Module):
@@ -72,7 +75,7 @@ class Layer(nn.Module):
     def forward(self, h: Tensor, turns: list[Tensor], keys: Tensor, values: Tensor, runs: list[list[int]]) -> Tensor:
         n, inner, kv = h.shape[0], self.kv * self.groups * self.d, self.kv * self.d
         x = self.qkv(self.before(h))
-        q, k, v = x[:, :inner], x[:, inner:inner + kv], x[:, inner + kv:]
+        q, k, v = x[:, :inner], x[:, inner : inner + kv], x[:, inner + kv :]
         if self.whole:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = q.reshape(n, -1, self.d), k.reshape(n, -1, self.d), v.reshape(n, -1, self.d)
@@ -122,7 +125,9 @@ class Body(nn.Module):
         super().__init__()
         self.layers, self.last, self.head = nn.ModuleList(layers), last, head
 
-    def forward(self, h: Tensor, turns: list[Tensor], keys: list[Tensor], values: list[Tensor], runs: list[list[int]], at: Tensor) -> Tensor:
+    def forward(
+        self, h: Tensor, turns: list[Tensor], keys: list[Tensor], values: list[Tensor], runs: list[list[int]], at: Tensor
+    ) -> Tensor:
         for i, layer in enumerate(self.layers):
             h = layer(h, turns, keys[i], values[i], runs)
         return self.head(self.last(h[at]))
@@ -143,16 +148,27 @@ class PackedDecoder(nn.Module):
         turns = [t[:, None] for r in (a.rotary, a.local or a.rotary) for t in rotation(cache.at, a.head_width, r)]
         rooms = [cache.room(i, a.kv_heads, a.head_width, h.device) for i in range(a.depth)]
         runs = [[r.start, r.stop, r.slot, r.first] for r in cache.runs]
-        with torch.jit.optimized_execution(False):  # its profiling costs seconds at first and gains nothing here
+        # torch.jit profiles by itself: that costs seconds at first and gains nothing here
+        with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
             y = self.body(h, turns, [k for k, _ in rooms], [v for _, v in rooms], runs, at[0])
         y = y if a.logit_scale == 1 else y * a.logit_scale
         return (a.soft_cap_logits * torch.tanh(y / a.soft_cap_logits) if a.soft_cap_logits else y)[None]
 
 
-MATRICES = {"qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "o": ("self_attn.o_proj",),
-            "both": ("mlp.gate_proj", "mlp.up_proj"), "down": ("mlp.down_proj",)}
-NORMS = {"before": "input_layernorm", "middle": "post_attention_layernorm", "attn_out": "attn_out_norm", "mlp_out": "mlp_out_norm",
-         "q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+MATRICES = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "both": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+NORMS = {
+    "before": "input_layernorm",
+    "middle": "post_attention_layernorm",
+    "attn_out": "attn_out_norm",
+    "mlp_out": "mlp_out_norm",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+}
 
 
 def pack(net: Transformer, pieces: Iterable[tuple[str, Tensor]]) -> PackedDecoder:

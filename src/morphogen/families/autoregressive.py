@@ -22,6 +22,9 @@ from morphogen.sampling.guidance import guided
 from morphogen.spaces import Space, Tokens, describe
 
 
+SPARSE = 1024  # positions whose logits are made at once
+
+
 @dataclass(frozen=True, kw_only=True)
 class AutoregressiveConfig:
     net: NetConfig = NetConfig()  # noqa: RUF009 (frozen)
@@ -187,7 +190,11 @@ def check_prefix(given: Given | None, family: str) -> None:
 
 
 class Autoregressive(nn.Module):
-    """log p(x) = sum_i log p(x_i | x_<i, condition), position 0 read from a start symbol (id = vocab)."""
+    """log p(x) = sum_i log p(x_i | x_<i, condition), position 0 read from a start symbol (id = vocab).
+
+    `net`: a decoder that exists already, used as it is; with `start` the first position is read from that id of its own
+    vocabulary, and logits are made only where they count, since vocabularies from elsewhere are large.
+    """
 
     recipe: ClassVar[dict[str, Any]] = {"lr": 3e-3, "optimiser": "muon"}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
@@ -195,9 +202,15 @@ class Autoregressive(nn.Module):
 
     Config, Sampling = AutoregressiveConfig, AutoregressiveSampling
 
-    def __init__(self, space: Space, conditions: dict[str, Space], config: AutoregressiveConfig) -> None:
+    def __init__(self, space: Space, conditions: dict[str, Space], config: AutoregressiveConfig, net: nn.Module | None = None,
+                 start: int = -1) -> None:
         super().__init__()
         self.space = need_tokens(space, "autoregressive")
+        self.first, self.sparse = start if start >= 0 else self.space.vocab, net is not None
+        if net is not None:
+            self.config, self.infill, self.phases = config, "prefix", (Phase(),)
+            self.conditioner, self.net = Conditioner({}, 0), net
+            return
         source = replace(self.space, vocab=self.space.vocab + 1)
         net = resolve(config.net, source, self.space)
         self.config, self.infill, self.phases = replace(config, net=net), "prefix", (Phase(),)
@@ -211,8 +224,22 @@ class Autoregressive(nn.Module):
         n = min(batch.x.shape[1], max(16, -(-last // 16) * 16))  # few distinct shapes
         x = batch.x[:, :n]
         cond = self.conditioner(batch.cond, len(x), drop, self.config.drop)
-        nll = token_rows(self.net(shifted(x, self.space.vocab), cond=cond), x, counted[:, :n], self.space)
+        if self.sparse:
+            nll = self._sparse_rows(x, counted[:, :n], cond)
+        else:
+            nll = token_rows(self.net(shifted(x, self.first), cond=cond), x, counted[:, :n], self.space)
         return F.pad(nll, (0, batch.x.shape[1] - n)), counted
+
+    def _sparse_rows(self, x: Tensor, counted: Tensor, cond: Cond | None) -> Tensor:
+        """`token_rows` with logits at counted positions only, a few at a time."""
+        net: Any = self.net
+        h = net(shifted(x, self.first), cond=cond, hidden=True)[counted]
+        h = h if net.head is None else net.head(h)
+        parts = [F.cross_entropy(net.vocabulary(part, logits=True).float(), ids, reduction="none")
+                 for part, ids in zip(h.split(SPARSE), x[counted].split(SPARSE))]
+        nll = torch.zeros(x.shape, device=x.device)
+        nll[counted] = torch.cat(parts)
+        return nll
 
     def forward(self, batch: Batch, phase: str = "main") -> Loss:
         """Cross entropy in nats, summed over tokens that count; weight counts those tokens."""
@@ -228,13 +255,13 @@ class Autoregressive(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """(B, D) mean of the last hidden states over real positions."""
         real = batch.mask if batch.mask is not None else until_end(batch.x, self.space.end)
-        h = self.net(shifted(batch.x, self.space.vocab), cond=self.conditioner(batch.cond, len(batch.x)), hidden=True)
+        h = self.net(shifted(batch.x, self.first), cond=self.conditioner(batch.cond, len(batch.x)), hidden=True)
         return (h * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
 
     def start(self, request: Request) -> Writing:
         """A decoder for `step`; nothing has been read yet."""
         net, cond = guided(self.net, self.conditioner, request)
-        return Writing(net, cond, KVCache(self.space.length), self.space.vocab)
+        return Writing(net, cond, KVCache(self.space.length), self.first)
 
     def step(self, state: Writing, ids: Tensor) -> Tensor:
         """(B, V) logits after `ids` (B, n)."""

@@ -1,4 +1,5 @@
 """GGUF models <-> Hugging Face's names and config: what llama.cpp calls things, and how it lays them out."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -14,16 +15,45 @@ from morphogen.formats.hf import Foreign, describe
 from morphogen.nets.architecture import Architecture
 
 # general.architecture -> model_type
-KINDS = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2", "gemma3": "gemma3_text", "phi3": "phi3", "olmo2": "olmo2",
-         "gpt2": "gpt2", "qwen3moe": "qwen3_moe"}
-BLOCK = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-         "attn_qkv": "self_attn.qkv_proj", "attn_norm": "input_layernorm", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
-         "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj", "ffn_norm": "post_attention_layernorm",
-         "ffn_gate_inp": "mlp.gate"}
-SANDWICH = {"post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
-            "post_ffw_norm": "post_feedforward_layernorm"}
-GPT2 = {"attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj", "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj", "attn_norm": "ln_1",
-        "ffn_norm": "ln_2"}
+KINDS = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "phi3": "phi3",
+    "olmo2": "olmo2",
+    "gpt2": "gpt2",
+    "qwen3moe": "qwen3_moe",
+}
+BLOCK = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_norm": "input_layernorm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.gate",
+}
+SANDWICH = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+GPT2 = {
+    "attn_qkv": "attn.c_attn",
+    "attn_output": "attn.c_proj",
+    "ffn_up": "mlp.c_fc",
+    "ffn_down": "mlp.c_proj",
+    "attn_norm": "ln_1",
+    "ffn_norm": "ln_2",
+}
 TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
 MIXTRAL = {"ffn_gate_exps": "w1", "ffn_up_exps": "w3", "ffn_down_exps": "w2"}
@@ -46,8 +76,13 @@ def blocks_of(kind: str) -> dict[str, str]:
 def ends_of(kind: str) -> dict[str, str]:
     """GGUF's names outside of layers -> Hugging Face's."""
     if kind == "gpt2":
-        return {"token_embd.weight": "transformer.wte.weight", "position_embd.weight": "transformer.wpe.weight",
-                "output_norm.weight": "transformer.ln_f.weight", "output_norm.bias": "transformer.ln_f.bias", "output.weight": "lm_head.weight"}
+        return {
+            "token_embd.weight": "transformer.wte.weight",
+            "position_embd.weight": "transformer.wpe.weight",
+            "output_norm.weight": "transformer.ln_f.weight",
+            "output_norm.bias": "transformer.ln_f.bias",
+            "output.weight": "lm_head.weight",
+        }
     return {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
 
 
@@ -145,35 +180,55 @@ def config_of(gguf: Gguf, kind: str, word: str) -> dict[str, Any]:
 
     embed = shapes.get("token_embd.weight", (0, 0))
     config = {
-        "model_type": kind, "hidden_size": key("embedding_length"), "num_hidden_layers": key("block_count"),
-        "num_attention_heads": key("attention.head_count"), "intermediate_size": key("feed_forward_length"),
+        "model_type": kind,
+        "hidden_size": key("embedding_length"),
+        "num_hidden_layers": key("block_count"),
+        "num_attention_heads": key("attention.head_count"),
+        "intermediate_size": key("feed_forward_length"),
         "num_key_value_heads": key("attention.head_count_kv") or key("attention.head_count"),
-        "max_position_embeddings": key("context_length"), "vocab_size": embed[0],
-        "rms_norm_eps": key("attention.layer_norm_rms_epsilon"), "rope_theta": key("rope.freq_base"), "head_dim": key("attention.key_length"),
-        "tie_word_embeddings": "output.weight" not in shapes, "sliding_window": key("attention.sliding_window"),
-        "bos_token_id": m.get("tokenizer.ggml.bos_token_id"), "eos_token_id": m.get("tokenizer.ggml.eos_token_id"),
+        "max_position_embeddings": key("context_length"),
+        "vocab_size": embed[0],
+        "rms_norm_eps": key("attention.layer_norm_rms_epsilon"),
+        "rope_theta": key("rope.freq_base"),
+        "head_dim": key("attention.key_length"),
+        "tie_word_embeddings": "output.weight" not in shapes,
+        "sliding_window": key("attention.sliding_window"),
+        "bos_token_id": m.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": m.get("tokenizer.ggml.eos_token_id"),
         "attention_bias": kind in ("llama", "mistral") and "blk.0.attn_q.bias" in shapes,
     }
     config |= _rope(gguf, word, config)
     if kind == "gpt2":
-        config |= {"n_embd": config["hidden_size"], "n_layer": config["num_hidden_layers"], "n_head": config["num_attention_heads"],
-                   "n_inner": config["intermediate_size"], "n_positions": config["max_position_embeddings"],
-                   "layer_norm_epsilon": key("attention.layer_norm_epsilon")}
+        config |= {
+            "n_embd": config["hidden_size"],
+            "n_layer": config["num_hidden_layers"],
+            "n_head": config["num_attention_heads"],
+            "n_inner": config["intermediate_size"],
+            "n_positions": config["max_position_embeddings"],
+            "layer_norm_epsilon": key("attention.layer_norm_epsilon"),
+        }
     if kind in ("gemma2", "gemma3_text"):
         config |= {"query_pre_attn_scalar": key("attention.key_length") or 256}
         if kind == "gemma2":
             config |= {"attn_logit_softcapping": key("attn_logit_softcapping"), "final_logit_softcapping": key("final_logit_softcapping")}
     if kind in ("mixtral", "qwen3_moe"):
-        config |= {"num_local_experts": key("expert_count"), "num_experts_per_tok": key("expert_used_count"),
-                   "moe_intermediate_size": key("expert_feed_forward_length"), "norm_topk_prob": True}
+        config |= {
+            "num_local_experts": key("expert_count"),
+            "num_experts_per_tok": key("expert_used_count"),
+            "moe_intermediate_size": key("expert_feed_forward_length"),
+            "norm_topk_prob": True,
+        }
     return {k: v for k, v in config.items() if v is not None}
 
 
 def _rope(gguf: Gguf, word: str, config: dict[str, Any]) -> dict[str, Any]:
     """Stretched positions: factors in a tensor (Llama 3.1, Phi-3 long), or a linear or yarn factor in the metadata."""
     m, rows = gguf.metadata, {}
-    for name, keys in {"rope_freqs.weight": ("short_factor", "long_factor"), "rope_factors_long.weight": ("long_factor",),
-                       "rope_factors_short.weight": ("short_factor",)}.items():
+    for name, keys in {
+        "rope_freqs.weight": ("short_factor", "long_factor"),
+        "rope_factors_long.weight": ("long_factor",),
+        "rope_factors_short.weight": ("short_factor",),
+    }.items():
         if name in gguf.tensors:
             rows |= {k: gguf.tensors[name].load().tolist() for k in keys}
     original = m.get(f"{word}.rope.scaling.original_context_length") or config.get("max_position_embeddings")
@@ -182,8 +237,13 @@ def _rope(gguf: Gguf, word: str, config: dict[str, Any]) -> dict[str, Any]:
         return {"rope_scaling": {"rope_type": "longrope", **rows, "attention_factor": factor, "original_max_position_embeddings": original}}
     kind = m.get(f"{word}.rope.scaling.type")
     if kind in ("linear", "yarn"):
-        return {"rope_scaling": {"rope_type": kind, "factor": m.get(f"{word}.rope.scaling.factor", 1.0),
-                                 "original_max_position_embeddings": original}}
+        return {
+            "rope_scaling": {
+                "rope_type": kind,
+                "factor": m.get(f"{word}.rope.scaling.factor", 1.0),
+                "original_max_position_embeddings": original,
+            }
+        }
     return {}
 
 
@@ -201,7 +261,7 @@ def to_gguf(kind: str, a: Architecture, state: Mapping[str, Tensor], length: int
         else:
             parts = theirs.split(".")  # model.layers.3.self_attn.q_proj.weight, transformer.h.3.ln_1.weight
             gguf = f"blk.{parts[2]}.{block['.'.join(parts[3:-1])]}.{parts[-1]}"
-        if word == "llama" and ".attn_q." in gguf or word == "llama" and ".attn_k." in gguf:
+        if (word == "llama" and ".attn_q." in gguf) or (word == "llama" and ".attn_k." in gguf):
             value = interleaved(value, a.heads if ".attn_q." in gguf else a.kv_heads)
         if kind.startswith("gemma") and gguf.endswith("norm.weight"):
             value = value + 1
@@ -209,13 +269,21 @@ def to_gguf(kind: str, a: Architecture, state: Mapping[str, Tensor], length: int
             value = value.t()
         tensors[gguf] = value.contiguous()
     eps = "attention.layer_norm_epsilon" if kind == "gpt2" else "attention.layer_norm_rms_epsilon"
-    whole = {"context_length": length, "embedding_length": a.width, "block_count": a.depth, "feed_forward_length": a.hidden,
-             "attention.head_count": a.heads, "attention.head_count_kv": a.kv_heads}
+    whole = {
+        "context_length": length,
+        "embedding_length": a.width,
+        "block_count": a.depth,
+        "feed_forward_length": a.hidden,
+        "attention.head_count": a.heads,
+        "attention.head_count_kv": a.kv_heads,
+    }
     metadata: dict[str, Any] = {"general.architecture": word, "general.name": name}
     metadata |= {f"{word}.{k}": Typed(v, "uint32") for k, v in whole.items()} | {f"{word}.{eps}": Typed(a.eps, "float32")}
     if a.rotary is not None:
-        metadata |= {f"{word}.rope.freq_base": Typed(a.rotary.theta, "float32"),
-                     f"{word}.rope.dimension_count": Typed(int(a.head_width * a.rotary.share), "uint32")}
+        metadata |= {
+            f"{word}.rope.freq_base": Typed(a.rotary.theta, "float32"),
+            f"{word}.rope.dimension_count": Typed(int(a.head_width * a.rotary.share), "uint32"),
+        }
         tensors |= _rope_out(metadata, word, a)
     if a.head_width * a.heads != a.width or kind.startswith(("gemma", "qwen3")):
         metadata |= {f"{word}.attention.{k}_length": Typed(a.head_width, "uint32") for k in ("key", "value")}
@@ -242,7 +310,10 @@ def _rope_out(metadata: dict[str, Any], word: str, a: Architecture) -> dict[str,
             metadata[f"{scaling}.original_context_length"] = Typed(r.original, "uint32")
         return {}
     if r.kind == "longrope" and r.long != r.short:
-        metadata |= {f"{scaling}.original_context_length": Typed(r.original, "uint32"), f"{scaling}.attn_factor": Typed(r.attention, "float32")}
+        metadata |= {
+            f"{scaling}.original_context_length": Typed(r.original, "uint32"),
+            f"{scaling}.attn_factor": Typed(r.attention, "float32"),
+        }
         return {"rope_factors_long.weight": torch.tensor(r.long), "rope_factors_short.weight": torch.tensor(r.short)}
     if r.kind in ("llama3", "longrope"):
         from dataclasses import replace

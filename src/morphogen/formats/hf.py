@@ -1,4 +1,5 @@
 """Hugging Face folders in and out: config.json and safetensors <-> our transformer. No code of a model is ever run."""
+
 from __future__ import annotations
 
 import json
@@ -100,7 +101,7 @@ class Foreign:
         experts = self.architecture.experts.count if self.architecture.experts else 0
         for name in expand(self.table.names, self.architecture.depth, experts):
             bare = [o.partition("[")[0] for o in name.ours]
-            if not name.applies(sizes) or bare[0] in filled and "[" not in name.ours[0]:
+            if not name.applies(sizes) or (bare[0] in filled and "[" not in name.ours[0]):
                 continue
             theirs = name.theirs if not prefix else name.theirs.removeprefix(prefix)
             if theirs not in known:
@@ -116,18 +117,26 @@ class Foreign:
         want = (sum(p[0] for p in parts), *parts[0][1:])
         want = tuple(reversed(want)) if name.turned else want
         if tuple(self.shapes[theirs]) != want:
-            raise FormatError(f"tensor {theirs} has shape {tuple(self.shapes[theirs])}, the config asks for {want}", where=self.where,
-                              remedy="config and weights do not belong together")
+            raise FormatError(
+                f"tensor {theirs} has shape {tuple(self.shapes[theirs])}, the config asks for {want}",
+                where=self.where,
+                remedy="config and weights do not belong together",
+            )
 
     def _even(self, missing: set[str], left: set[str]) -> None:
-        missing = {m for m in missing if not m.startswith("head.")} if not any(re.search("head|cls|predictions", t) for t in left) else missing
+        missing = (
+            {m for m in missing if not m.startswith("head.")} if not any(re.search("head|cls|predictions", t) for t in left) else missing
+        )
         if missing:
             name = theirs_of(self.table, min(missing))
             raise FormatError(f"tensor {name} is missing", where=self.where, remedy="the download is not complete, or of another model")
         left = {t for t in left if not any(t.endswith(i) or i in t for i in self.table.ignored) and not t.startswith("lm_head.")}
         if left:
-            raise FormatError(f"tensor {min(left)} has no place in a {self.kind} model", where=self.where,
-                              remedy="it is of another kind than its config says")
+            raise FormatError(
+                f"tensor {min(left)} has no place in a {self.kind} model",
+                where=self.where,
+                remedy="it is of another kind than its config says",
+            )
 
 
 def net_of(table: Table, a: Architecture, vocab: int, length: int) -> nn.Module:
@@ -169,7 +178,9 @@ def strict_json(path: Path, most: int) -> dict[str, Any]:
             raise FormatError(f"{path.stat().st_size:,} bytes are too many", where=path, remedy=f"at most {most:,} are read")
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=refuse)
     except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"not readable as JSON ({' '.join(str(error).split())[:120]})", where=path, remedy="the file is damaged") from None
+        raise FormatError(
+            f"not readable as JSON ({' '.join(str(error).split())[:120]})", where=path, remedy="the file is damaged"
+        ) from None
     if not isinstance(value, dict):
         raise FormatError("not a JSON object", where=path, remedy="the file is damaged or of another kind")
     return value
@@ -200,8 +211,11 @@ def open_folder(path: Path, shards: Callable[[Path], Any]) -> Foreign:
     tensors = shards(path)
     experts = a.experts.count * len(a.experts.layers) if a.experts else 0
     if a.depth + experts > 4 * len(tensors.shapes):  # what the config claims must be in the file before anything is built
-        raise FormatError(f"the config claims {a.depth} layers, the file holds {len(tensors.shapes)} tensors", where=path,
-                          remedy="config and weights do not belong together")
+        raise FormatError(
+            f"the config claims {a.depth} layers, the file holds {len(tensors.shapes)} tensors",
+            where=path,
+            remedy="config and weights do not belong together",
+        )
     if table.role == "seq2seq" and "lm_head.weight" in tensors.shapes:
         a = replace(a, tied=False)
     return Foreign(kind, table, config, a, vocab, length, tensors, tensors.shapes, path)

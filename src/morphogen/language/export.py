@@ -1,4 +1,5 @@
 """Writing a language model for others to use: a Hugging Face folder or a GGUF file, read back and compared before it counts."""
+
 from __future__ import annotations
 
 import json
@@ -67,8 +68,15 @@ def _described(model: LanguageModel) -> tuple[Foreign, dict[str, Tensor]]:
         table, a = table_of("qwen3"), net.architecture
         vocab = net.vocabulary.weight.shape[0]
         assert table.write is not None
-        config = {"model_type": "qwen3", "architectures": [table.cls], "vocab_size": vocab, "max_position_embeddings": net.length + 1,
-                  **table.write(a), "bos_token_id": model.tokenizer.bos, "eos_token_id": model.tokenizer.eos[0]}
+        config = {
+            "model_type": "qwen3",
+            "architectures": [table.cls],
+            "vocab_size": vocab,
+            "max_position_embeddings": net.length + 1,
+            **table.write(a),
+            "bos_token_id": model.tokenizer.bos,
+            "eos_token_id": model.tokenizer.eos[0],
+        }
         foreign = Foreign("qwen3", table, config, a, vocab, net.length + 1, {}, {}, model.source.path)
     state = state_for(foreign.table, foreign.architecture, model.net)
     return foreign, state
@@ -99,8 +107,20 @@ def _folder(model: LanguageModel, folder: Path, quantise: str) -> None:
 
 def _tokenizer_config(model: LanguageModel) -> dict[str, Any]:
     t, names = model.tokenizer, {i: n for n, i in model.tokenizer.special.items()}
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.context, "clean_up_tokenization_spaces": False}
-    for role, i in {"bos": t.bos, "eos": t.eos[0] if t.eos else None, "unk": t.unk, "pad": t.pad, "mask": t.mask, "cls": t.cls, "sep": t.sep}.items():
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model.context,
+        "clean_up_tokenization_spaces": False,
+    }
+    for role, i in {
+        "bos": t.bos,
+        "eos": t.eos[0] if t.eos else None,
+        "unk": t.unk,
+        "pad": t.pad,
+        "mask": t.mask,
+        "cls": t.cls,
+        "sep": t.sep,
+    }.items():
         if i is not None and i in names:
             config[f"{role}_token"] = names[i]
     if model.template is not None:
@@ -117,7 +137,9 @@ def _gguf(model: LanguageModel, path: Path, quantise: str) -> None:
     metadata, tensors = to_gguf(foreign.kind, foreign.architecture, state, foreign.length, model.name)
     metadata |= tokenizer_metadata(model)
     kind = quantise.upper()
-    packed = {name: (t, kind if t.ndim > 1 and t.shape[-1] % 32 == 0 and name != "position_embd.weight" else "F32") for name, t in tensors.items()}
+    packed = {
+        name: (t, kind if t.ndim > 1 and t.shape[-1] % 32 == 0 and name != "position_embd.weight" else "F32") for name, t in tensors.items()
+    }
     write_gguf(path, metadata, packed)
 
 
@@ -142,11 +164,18 @@ def tokenizer_metadata(model: LanguageModel) -> dict[str, Any]:
     added = {t["id"] for t in spec.get("added_tokens", [])}
     merges = [m if isinstance(m, str) else " ".join(m) for m in body.get("merges", [])]
     metadata: dict[str, Any] = {
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.tokens": [names[i] for i in range(len(names))],
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": name,
+        "tokenizer.ggml.tokens": [names[i] for i in range(len(names))],
         "tokenizer.ggml.token_type": Typed([3 if i in special else 4 if i in added else 1 for i in range(len(names))], "int32"),
-        "tokenizer.ggml.merges": merges, "tokenizer.ggml.add_bos_token": bool(model.encode("a")[:1] == [model.tokenizer.bos]),
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.add_bos_token": bool(model.encode("a")[:1] == [model.tokenizer.bos]),
     }
-    for role, i in {"bos": model.tokenizer.bos, "eos": model.tokenizer.eos[0] if model.tokenizer.eos else None, "padding": model.tokenizer.pad}.items():
+    for role, i in {
+        "bos": model.tokenizer.bos,
+        "eos": model.tokenizer.eos[0] if model.tokenizer.eos else None,
+        "padding": model.tokenizer.pad,
+    }.items():
         if i is not None:
             metadata[f"tokenizer.ggml.{role}_token_id"] = Typed(i, "uint32")
     if model.template is not None:
@@ -172,7 +201,9 @@ def _compared(model: LanguageModel, written: Path, quantise: str, out: Path) -> 
     p, q = (x[:, :n].double().log_softmax(-1) for x in (a, b))
     kl = float((p.exp() * (p - q)).sum(-1).mean())
     if not kl <= TOLERANCE[quantise]:
-        raise FormatError(f"what was written differs by {kl:.3g} nats a position", where=out, remedy="this is a fault of ours; it was not kept")
+        raise FormatError(
+            f"what was written differs by {kl:.3g} nats a position", where=out, remedy="this is a fault of ours; it was not kept"
+        )
     return Exported(out, max(0.0, kl), float((p.argmax(-1) == q.argmax(-1)).float().mean()), len(p))
 
 

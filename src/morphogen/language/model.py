@@ -1,4 +1,5 @@
 """A language model in hand: text in, text, numbers and vectors out. The same for a run, a Hugging Face folder and a GGUF file."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -186,8 +187,11 @@ class LanguageModel:
         each = max(drawing.n, drawing.best_of)
         keys = draws.seeded(drawing.seed, len(prompts) * each)
         make = constraints(self.tokenizer, drawing)
-        jobs = [self._job(ids, drawing, keys[j * each + i: j * each + i + 1], make(), draft)
-                for j, ids in enumerate(prompts) for i in range(each)]
+        jobs = [
+            self._job(ids, drawing, keys[j * each + i : j * each + i + 1], make(), draft)
+            for j, ids in enumerate(prompts)
+            for i in range(each)
+        ]
         with self._lock:
             slots = slots or min(SLOTS, len(jobs))
             engine = self._engine(slots)
@@ -196,7 +200,7 @@ class LanguageModel:
         done = [self._finish(s, w) for s, w in jobs]
         out = []
         for j in range(len(prompts)):
-            mine = list(zip(done[j * each: j * each + each], (w for _, w in jobs[j * each: j * each + each])))
+            mine = list(zip(done[j * each : j * each + each], (w for _, w in jobs[j * each : j * each + each])))
             mine.sort(key=lambda pair: -pair[1].total / max(1, len(pair[1].ids)) if drawing.best_of else 0.0)
             out.append([answer for answer, _ in mine[: drawing.n]])
         return out
@@ -299,7 +303,9 @@ class LanguageModel:
         """What stands between two texts, for models whose tokenizer knows how to be asked (fill in the middle, Bavarian et al. 2022)."""
         marks = fim_marks(self.tokenizer.special)
         if marks is None:
-            raise UsageError("the model's tokenizer has no tokens for the middle", remedy="use a code model, or an encoder with its mask token")
+            raise UsageError(
+                "the model's tokenizer has no tokens for the middle", remedy="use a code model, or an encoder with its mask token"
+            )
         prefix, suffix, middle = marks
         ids = [*self.source.start, prefix, *self.tokenizer.ids(before), suffix, *self.tokenizer.ids(after), middle]
         return self._answers([ids], dataclasses.replace(self._wishes(options), n=1))[0][0].text
@@ -313,8 +319,13 @@ class LanguageModel:
             return load_adapter(self, Path(folder), name)
 
 
-FIM = (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-       ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"), ("<PRE>", "<SUF>", "<MID>"), ("▁<PRE>", "▁<SUF>", "▁<MID>"))
+FIM = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    ("<PRE>", "<SUF>", "<MID>"),
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+)
 
 
 def fim_marks(special: Mapping[str, int]) -> tuple[int, int, int] | None:

@@ -1,4 +1,5 @@
 """Encoder-decoders write an answer to what they read: translation, summaries, T5's spans."""
+
 from __future__ import annotations
 
 import time
@@ -36,5 +37,13 @@ def write(model: LanguageModel, source: list[int], drawing: Drawing, key: Tensor
                 break
     writer.flush()
     spent = time.perf_counter() - read
-    return writer.answer(reason, {"prompt_tokens": len(source), "tokens": len(ids) - 1, "prefill_tok_s": len(source) / max(read - began, 1e-9),
-                                  "decode_tok_s": (len(ids) - 1) / max(spent, 1e-9), "prefill_seconds": read - began})
+    return writer.answer(
+        reason,
+        {
+            "prompt_tokens": len(source),
+            "tokens": len(ids) - 1,
+            "prefill_tok_s": len(source) / max(read - began, 1e-9),
+            "decode_tok_s": (len(ids) - 1) / max(spent, 1e-9),
+            "prefill_seconds": read - began,
+        },
+    )

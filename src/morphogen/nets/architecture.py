@@ -76,7 +76,7 @@ class Architecture:
     tied: bool = True
     eps: float = 1e-6
     dropout: float = 0.0
-    rotary: Rotary | None = Rotary()  # noqa: RUF009 (frozen)
+    rotary: Rotary | None = Rotary()
     local: Rotary | None = None
     "Rotary positions of layers with a window, where they differ (Gemma 3, ModernBERT)."
     still: tuple[int, ...] = ()

@@ -125,7 +125,7 @@ def own_tokenizer(content: dict[str, Any] | None, end: int, start: int) -> Token
 
     pre = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     if content is None:
-        spec = byte_level({c: b for c, b in byte_alphabet().items()}, [], {**pre, "use_regex": False})
+        spec = byte_level(dict(byte_alphabet().items()), [], {**pre, "use_regex": False})
     else:
         spec = dict(content)
     names = {"<|end|>": end, "<|start|>": start}

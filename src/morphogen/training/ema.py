@@ -8,12 +8,15 @@ from torch import nn
 
 
 class EMA:
-    """Follows a module's parameters; buffers are copied. The average warms up: decay(t) = min(decay, (1+t)/(10+t))."""
+    """Follows a module's parameters; buffers are copied. The average warms up: decay(t) = min(decay, (1+t)/(10+t)).
+
+    Parameters that are frozen when it is made are shared with the module, not copied: a large base costs nothing here.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
-        self._pairs = list(zip(self.module.parameters(), module.parameters(), strict=True))
+        self.module = copy.deepcopy(module, frozen(module)).eval().requires_grad_(False)
+        self._pairs = [(kept, now) for kept, now in zip(self.module.parameters(), module.parameters(), strict=True) if kept is not now]
         self._buffers = list(zip(self.module.buffers(), module.buffers(), strict=True))
 
     @torch.no_grad()
@@ -24,3 +27,8 @@ class EMA:
             kept.lerp_(now.detach(), weight)
         for kept, now in self._buffers:
             kept.copy_(now)
+
+
+def frozen(module: nn.Module) -> dict[int, nn.Parameter]:
+    """The parameters that are not trained, as a memo of `copy.deepcopy`: a copy made with it holds the very same ones."""
+    return {id(p): p for p in module.parameters() if not p.requires_grad}

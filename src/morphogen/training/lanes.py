@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from morphogen.config import cores
+from morphogen.training.ema import frozen
 
 
 class Lanes:
@@ -60,7 +61,7 @@ class Lanes:
 
 def shared(module: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers are the same memory, with gradients of its own."""
-    out = copy.deepcopy(module)
+    out = copy.deepcopy(module, frozen(module))
     for own, other in zip(module.parameters(), out.parameters(), strict=True):
         other.data = own.data
     theirs = dict(out.named_modules())

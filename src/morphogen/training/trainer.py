@@ -43,6 +43,7 @@ class Trainer:
         self.best_loss = math.inf
         self.best: dict[str, Tensor] = {}
         trainable = {k: p for k, p in self.family.named_parameters() if p.requires_grad}
+        self.frozen = {k for k, p in self.family.named_parameters(remove_duplicate=False) if not p.requires_grad}
         self.params = {ph.name: {k: p for k, p in trainable.items() if k.startswith(ph.params)} for ph in self.family.phases}
         lanes = config.lanes or lanes_for(model.device)
         self.config = config = dataclasses.replace(config, lanes=lanes)
@@ -150,13 +151,13 @@ class Trainer:
         module = self.ema.module if self.ema else self.family
         value = held_out_loss(module, self.held_out)
         if self.config.keep == "best" and value < self.best_loss:
-            self.best_loss, self.best = value, {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+            self.best_loss, self.best = value, {k: v.detach().cpu().clone() for k, v in self.moving(module).items()}
         return value
 
     def final(self) -> dict[str, Tensor]:
         """The weights to draw from: the best average, the last average, or the weights themselves."""
         if self.best:
-            return self.best
+            return {**self.family.state_dict(), **self.best}
         return (self.ema.module if self.ema else self.family).state_dict()
 
     # ---------------------------------------------------------------- the whole run
@@ -195,7 +196,7 @@ class Trainer:
 
     def seconds_per_step(self, budget: float) -> float:
         """Measure a step on a copy of the state: about `budget` seconds, at least 2 steps. Nothing of the run changes."""
-        weights = {k: v.detach().clone() for k, v in self.family.state_dict().items()}
+        weights = {k: v.detach().clone() for k, v in self.moving(self.family).items()}
         config, self.config = self.config, dataclasses.replace(self.config, steps=10**9)
         start, times = time.monotonic(), []
         while len(times) < 2 or (time.monotonic() - start < budget and len(times) < 2000):
@@ -204,7 +205,7 @@ class Trainer:
             self.step()
             times.append(time.perf_counter() - begun)
         self.config, self.steps, self.skipped, self._bad = config, 0, 0, 0
-        self.family.load_state_dict(weights)
+        self._put(self.family, weights)
         for optimiser in [o for group in self.optimisers.values() for o in group]:
             optimiser.state.clear()
         if self.ema:
@@ -213,11 +214,19 @@ class Trainer:
         return sum(settled) / len(settled)
 
     # ---------------------------------------------------------------- state
+    def moving(self, module: nn.Module) -> dict[str, Tensor]:
+        """A state dict without what was frozen when training began."""
+        return {k: v for k, v in module.state_dict().items() if k not in self.frozen}
+
+    def _put(self, module: nn.Module, state: dict[str, Tensor]) -> None:
+        """Load what `moving` gave; what is frozen stays."""
+        module.load_state_dict({**{k: v for k, v in module.state_dict().items() if k in self.frozen}, **state})
+
     def save(self, folder: Path) -> None:
         """A checkpoint of everything that the rest of the run depends on."""
-        tensors = {f"model/{k}": v for k, v in self.family.state_dict().items()}
+        tensors = {f"model/{k}": v for k, v in self.moving(self.family).items()}
         if self.ema:
-            tensors |= {f"ema/{k}": v for k, v in self.ema.module.state_dict().items()}
+            tensors |= {f"ema/{k}": v for k, v in self.moving(self.ema.module).items()}
         tensors |= {f"best/{k}": v for k, v in self.best.items()}
         for name, group in self.optimisers.items():
             for k, p in self.params[name].items():
@@ -234,9 +243,9 @@ class Trainer:
             return None
         tensors, facts, warnings = found
         part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        self.family.load_state_dict(part("model/"))
+        self._put(self.family, part("model/"))
         if self.ema:
-            self.ema.module.load_state_dict(part("ema/"))
+            self._put(self.ema.module, part("ema/"))
         self.best = part("best/")
         self.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
         self.steps, self.skipped = facts["steps"], facts["skipped"]

@@ -26,5 +26,6 @@ def kinds() -> list[str]:
 def table_of(kind: str) -> Table:
     """The table of a model_type. Raises FormatError naming the supported ones."""
     if kind not in MODULES:
-        raise FormatError(f"architecture '{kind[:60]}' is not supported", remedy=suggest(kind, MODULES) + " (morphogen runs no code of a model)")
+        remedy = suggest(kind, MODULES) + " (morphogen runs no code of a model)"
+        raise FormatError(f"architecture '{kind[:60]}' is not supported", remedy=remedy)
     return importlib.import_module(f"morphogen.formats.tables.{MODULES[kind]}").TABLES[kind]

@@ -1,4 +1,5 @@
 """Gemma 2 and 3 (text): norms before and after branches, weights added to 1, scaled embeddings, windows in most layers."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -10,12 +11,22 @@ from morphogen.nets.architecture import Architecture
 
 NAMES = (
     *ENDS,
-    *same("layers.{i}.", "model.layers.{i}.",
-          "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj mlp.gate_proj mlp.up_proj mlp.down_proj"),
+    *same(
+        "layers.{i}.",
+        "model.layers.{i}.",
+        "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj mlp.gate_proj mlp.up_proj mlp.down_proj",
+    ),
     *same("layers.{i}.", "model.layers.{i}.", "self_attn.q_norm self_attn.k_norm input_layernorm", "weight"),
-    *pairs("layers.{i}.", "model.layers.{i}.", {
-        "post_attention_layernorm": "attn_out_norm", "pre_feedforward_layernorm": "post_attention_layernorm",
-        "post_feedforward_layernorm": "mlp_out_norm"}, "weight"),
+    *pairs(
+        "layers.{i}.",
+        "model.layers.{i}.",
+        {
+            "post_attention_layernorm": "attn_out_norm",
+            "pre_feedforward_layernorm": "post_attention_layernorm",
+            "post_feedforward_layernorm": "mlp_out_norm",
+        },
+        "weight",
+    ),
 )
 
 
@@ -26,9 +37,18 @@ def common(f: Facts) -> dict[str, Any]:
     values.setdefault("head_dim", 256)
     fields = decoder(Facts(values, f.where))
     bias = f.flag("attention_bias")
-    return {**fields, "norm": "rms1", "order": "both", "qkv_bias": bias, "out_bias": bias, "embed_scale": fields["width"] ** 0.5,
-            "scale": f.number("query_pre_attn_scalar", 256.0) ** -0.5, "window": f.whole("sliding_window", 1 << 28, 4096),
-            "soft_cap": f.number("attn_logit_softcapping", 0.0), "soft_cap_logits": f.number("final_logit_softcapping", 0.0)}
+    return {
+        **fields,
+        "norm": "rms1",
+        "order": "both",
+        "qkv_bias": bias,
+        "out_bias": bias,
+        "embed_scale": fields["width"] ** 0.5,
+        "scale": f.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        "window": f.whole("sliding_window", 1 << 28, 4096),
+        "soft_cap": f.number("attn_logit_softcapping", 0.0),
+        "soft_cap_logits": f.number("final_logit_softcapping", 0.0),
+    }
 
 
 def gemma2(f: Facts) -> Architecture:
@@ -46,7 +66,9 @@ def gemma3(f: Facts) -> Architecture:
     head = fields["head_width"]
     far = rotary(f, head, "full_attention", 1_000_000.0)
     local = f.number("rope_local_base_freq", 10000.0)
-    near = rotary(Facts({"rope_parameters": f.values.get("rope_parameters"), "rope_theta": local}, f.where), head, "sliding_attention", local)
+    near = rotary(
+        Facts({"rope_parameters": f.values.get("rope_parameters"), "rope_theta": local}, f.where), head, "sliding_attention", local
+    )
     a = Architecture(**{**fields, "rotary": far, "local": near})
     layers = f.layers("layer_types", a.depth, "sliding_attention")
     every = f.whole("sliding_window_pattern", 1 << 20, 6)

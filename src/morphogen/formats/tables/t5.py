@@ -1,4 +1,5 @@
 """T5, Flan-T5, mT5: RMSNorm, a bias by distance in place of positions, no scaling of scores, no biases."""
+
 from __future__ import annotations
 
 from morphogen.formats.tables.table import ACTS, LIMITS, Facts, Name, Table, pairs
@@ -24,8 +25,12 @@ def _block(ours: str, theirs: str, mlp: int) -> list[Name]:
     return names
 
 
-NAMES = (Name("shared.weight", ("decoder.vocabulary.weight",)), Name("lm_head.weight", ("decoder.vocabulary.head",)),
-         *_block("encoder", "encoder", 1), *_block("decoder", "decoder", 2))
+NAMES = (
+    Name("shared.weight", ("decoder.vocabulary.weight",)),
+    Name("lm_head.weight", ("decoder.vocabulary.head",)),
+    *_block("encoder", "encoder", 1),
+    *_block("decoder", "decoder", 2),
+)
 
 
 def t5(f: Facts) -> Architecture:
@@ -41,9 +46,20 @@ def t5(f: Facts) -> Architecture:
     scaled = f.flag("scale_decoder_outputs", tied and f.values.get("model_type") == "t5")
     heads = f.whole("num_heads", LIMITS["heads"])
     return Architecture(
-        width=width, depth=f.whole("num_layers", LIMITS["depth"]), heads=heads, kv_heads=heads, head_width=f.whole("d_kv", LIMITS["width"]),
-        hidden=f.whole("d_ff", LIMITS["hidden"]), head_norm="", act=ACTS[act], gated=gated, tied=tied, eps=f.number("layer_norm_epsilon", 1e-6),
-        rotary=None, scale=1.0, logit_scale=width**-0.5 if scaled else 1.0,
+        width=width,
+        depth=f.whole("num_layers", LIMITS["depth"]),
+        heads=heads,
+        kv_heads=heads,
+        head_width=f.whole("d_kv", LIMITS["width"]),
+        hidden=f.whole("d_ff", LIMITS["hidden"]),
+        head_norm="",
+        act=ACTS[act],
+        gated=gated,
+        tied=tied,
+        eps=f.number("layer_norm_epsilon", 1e-6),
+        rotary=None,
+        scale=1.0,
+        logit_scale=width**-0.5 if scaled else 1.0,
         relative=(f.whole("relative_attention_num_buckets", 1 << 16, 32, 4), f.whole("relative_attention_max_distance", 1 << 20, 128)),
     )
 
@@ -53,9 +69,14 @@ def mend(a: Architecture) -> dict[str, bool]:
     return {"tie_word_embeddings": a.logit_scale != 1.0}
 
 
-IGNORED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
-           "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
+IGNORED = (
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+)
 TABLES = {
-    "t5": Table("T5ForConditionalGeneration", "seq2seq", t5, NAMES, ignored=IGNORED, prefix="", extra={"depth": "num_decoder_layers"}, mend=mend),
+    "t5": Table(
+        "T5ForConditionalGeneration", "seq2seq", t5, NAMES, ignored=IGNORED, prefix="", extra={"depth": "num_decoder_layers"}, mend=mend
+    ),
     "mt5": Table("MT5ForConditionalGeneration", "seq2seq", t5, NAMES, ignored=IGNORED, prefix="", extra={"depth": "num_decoder_layers"}),
 }

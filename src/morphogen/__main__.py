@@ -1,0 +1,4 @@
+"""python -m morphogen"""
+from morphogen.cli import main
+
+main()
