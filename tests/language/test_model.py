@@ -243,3 +243,15 @@ def test_adapters_are_chosen_by_name(llama: tuple[Path, Any], tmp_path: Path) ->
     assert found.generate(PROMPT, temperature=0, max_tokens=10) == plain
     with pytest.raises(UsageError, match="no adapter"):
         found.generate(PROMPT, adapter="other")
+
+
+def test_bare_body_gives_vectors_only(bert: tuple[Path, Any], tmp_path: Path) -> None:
+    import shutil
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(bert[0] / name, tmp_path / name)
+    bert[1].bert.save_pretrained(tmp_path)
+    found = load(tmp_path)
+    assert np.abs(found.embed(["the fox"]) - load(bert[0]).embed(["the fox"])).max() < 1e-6
+    with pytest.raises(UsageError, match="no head"):
+        found.logits([2, 3])

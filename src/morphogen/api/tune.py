@@ -9,7 +9,7 @@ from typing import Any
 
 from morphogen.api.common import Watch, device_of
 from morphogen.api.train import Job, clear
-from morphogen.api.tuning import lines_of, loss_of, open_base, own_held_out, tuned_plan
+from morphogen.api.tuning import is_language_base, lines_of, loss_of, open_base, own_held_out, tuned_plan
 from morphogen.config import make
 from morphogen.errors import FormatError
 from morphogen.files import check_output, lock, read_json, write_json
@@ -38,12 +38,19 @@ def tune(
 ) -> dict[str, Any]:
     """Tune a run on `data` by LoRA of `rank` (8), or all of its weights (`full`), and save a whole run at `out`.
 
-    `data` is read by the base's own codec as it was fitted; what it cannot hold is left out and counted. `out` holds merged
+    A Hugging Face folder or a GGUF file with a decoder can be the base too: `data` are then JSON lines (messages, prompt and
+    completion, or text), `out` is a Hugging Face folder, and without `minutes` and `steps` the data are seen three times.
+    Of a run, `data` is read by the base's own codec as it was fitted; what it cannot hold is left out and counted. `out` holds merged
     weights, so every verb takes it as any run, and `adapter/` the adapter alone as PEFT writes it. `options`:
     {"training": {...}, "lora": {...}} override single values. Returns what tune.json holds: held-out losses of base and
     tuned run on the new data and on the base's own. Raises UsageError, DataError, FormatError, ResourceError or Interrupted.
     """
     begun, watch, out = time.monotonic(), watch or Watch(), Path(out)
+    if is_language_base(base):
+        from morphogen.language.tuning import tune as tune_language
+
+        asked = {"rank": rank, "full": full, "seed": seed, "minutes": minutes, "steps": steps, "options": options or {}}
+        return tune_language(str(base), data, out, {**asked, "resume": resume, "force": force}, (device_of(device), begun, watch))
     fresh = not (resume and (out / "recipe.toml").is_file())
     if not fresh and Run.load(out).finished():
         watch.say("already finished; nothing to resume", "good")

@@ -30,6 +30,16 @@ def open_base(path: str | Path | Run) -> Run:
     return run
 
 
+def is_language_base(base: Any) -> bool:
+    """Whether a base is a GGUF file or a Hugging Face folder, and not a run."""
+    if not isinstance(base, str | Path):
+        return False
+    path = Path(base).expanduser()
+    if path.is_file():
+        return path.suffix in (".gguf", ".safetensors")
+    return path.is_dir() and not (path / "recipe.toml").is_file() and ((path / "config.json").is_file() or any(path.glob("*.gguf")))
+
+
 def reading(codec: Any) -> dict[str, Any]:
     """The codec's options such that `read` cuts new data into pieces the fitted codec can hold."""
     config = {k: v for k, v in dataclasses.asdict(codec.config).items() if k != "first"}
@@ -98,7 +108,10 @@ def own_held_out(base: Run, model: Any, watch: Any) -> list[Item]:
 def lines_of(answer: dict[str, Any]) -> list[str]:
     """What a tuning changed, in words."""
     out = []
-    for key, what in (("new", "on the new data"), ("own", "on the base's own data")):
+    told = {"new": "on the new data", "own": "on the base's own data"}
+    if "base_model" in answer:  # a language model from elsewhere: its own data are not here
+        told = {"new": "on the new data", "general": "on general text"}
+    for key, what in told.items():
         if answer.get(key):
             before, after = answer[key]["base"], answer[key]["tuned"]
             word = "better" if after < before else "worse"

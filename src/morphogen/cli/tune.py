@@ -27,20 +27,21 @@ def tune(
     force: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Let the run BASE go on learning from DATA and save a run of its own.
+    """Let a run or language model BASE go on learning from DATA and save what it has become.
 
     Parameters
     ----------
     base
-        A finished run folder of any kind that was trained by steps.
+        A finished run folder of any kind that was trained by steps; or a Hugging Face folder or GGUF file with a decoder.
     data
         The kind of data the base was trained on; for text also JSON lines of prompt and completion, or of messages.
+        For a Hugging Face folder or GGUF file: JSON lines of messages, of prompt and completion, or of text.
     out
-        The run folder to make.
+        The run folder to make; a Hugging Face folder where the base is no run.
     rank
         Rank of the adapter: more learns more and costs more (8).
     minutes
-        Wall time from reading the data to the saved model.
+        Wall time from reading the data to the saved model. A language model from elsewhere sees the data at most ten times.
     steps
         Optimiser steps instead of minutes: the same run on any machine.
     seed
@@ -69,5 +70,8 @@ def tune(
                           options=options, force=force, watch=watch)
     finally:
         watch.close()
-    lines = [answer["run"], *lines_of(answer), f"next: morphogen generate {answer['run']} --n 16 --out {Path(answer['run']).name}-new"]
+    ahead = f"generate {answer['run']} --n 16 --out {Path(answer['run']).name}-new"
+    if "base_model" in answer:
+        ahead = f"chat {answer['run']}" if answer["chat"] else f'generate {answer["run"]} --prompt "..."'
+    lines = [answer["run"], *lines_of(answer), f"next: morphogen {ahead}"]
     return result(answer, lines, json)

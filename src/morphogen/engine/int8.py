@@ -33,25 +33,35 @@ def block_of(width: int) -> int:
     return next((b for b in (64, 32, 16) if width % b == 0), 1)
 
 
-def rounded(w: Tensor, turn: bool = False) -> tuple[Tensor, Tensor]:
+def rounded(w: Tensor, turn: bool = False, fine: bool = False) -> tuple[Tensor, Tensor]:
     """(int8 (N, K), scale (N,)) of a matrix: symmetric, the largest of a row becomes 127. `turn`: of the turned matrix.
 
+    `fine`: (2 N, K), N rows more for what the first left, their scale 254 times smaller: together nearly 16 bits.
     Worked a few rows at a time: beside a large matrix there is never another one of floats.
     """
-    q, scale = torch.empty(w.shape, dtype=torch.int8), torch.empty(len(w))
-    for i in range(0, len(w), ROWS):
+    n = len(w)
+    q, scale = torch.empty(n * (1 + fine), w.shape[1], dtype=torch.int8), torch.empty(n * (1 + fine))
+    for i in range(0, n, ROWS):
         part = turned(w[i:i + ROWS]) if turn else w[i:i + ROWS].float()
-        scale[i:i + ROWS] = (part.abs().amax(1) / 127).clamp_(min=1e-12)
-        q[i:i + ROWS] = (part / scale[i:i + ROWS, None]).round_().to(torch.int8)
+        step = (part.abs().amax(1) / 127).clamp_(min=1e-12)
+        first = (part / step[:, None]).round_()
+        scale[i:i + len(part)], q[i:i + len(part)] = step, first.to(torch.int8)
+        if fine:
+            scale[n + i:n + i + len(part)] = step / 254
+            q[n + i:n + i + len(part)] = ((part / step[:, None] - first) * 254).round_().to(torch.int8)
     return q, scale
 
 
 def loss(w: Tensor, q: Tensor, scale: Tensor) -> float:
-    """How much rounding changed a matrix: root mean square, relative. q is of the turned one."""
+    """How much rounding changed a matrix: root mean square, relative. q is of the turned one, coarse or fine."""
     wrong = whole = 0.0
-    for i in range(0, len(w), ROWS):
+    n = len(w)
+    for i in range(0, n, ROWS):
         part = turned(w[i:i + ROWS])
-        wrong += float((part - q[i:i + ROWS].float() * scale[i:i + ROWS, None]).square().sum())
+        made = q[i:i + len(part)].float() * scale[i:i + len(part), None]
+        if len(q) > n:
+            made += q[n + i:n + i + len(part)].float() * scale[n + i:n + i + len(part), None]
+        wrong += float((part - made).square().sum())
         whole += float(part.square().sum())
     return (wrong / max(whole, 1e-30)) ** 0.5
 
@@ -63,40 +73,41 @@ def turned(w: Tensor) -> Tensor:
 
 
 class Int8(nn.Module):
-    """(N, K) -> (N, rows): x W' + b with W in 8 bits. `parts`: (int8, scale) of matrices already turned, to be stacked."""
+    """(N, K) -> (N, rows): x W' + b with W in 8 bits, or nearly 16. `parts`: what `rounded` gave for matrices to be stacked."""
 
-    turn: Tensor
-    bias: Tensor
-
-    def __init__(self, parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None) -> None:
+    def __init__(self, parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None, fine: bool = False) -> None:
         super().__init__()
-        q, scale = torch.cat([q for q, _ in parts]), torch.cat([scale for _, scale in parts])
+        planes = [(q[: len(q) // 2], q[len(q) // 2:], s[: len(s) // 2], s[len(s) // 2:]) if fine else (q, q[:0], s, s[:0]) for q, s in parts]
+        q = torch.cat([p[0] for p in planes] + [p[1] for p in planes])
+        scale = torch.cat([p[2] for p in planes] + [p[3] for p in planes])
+        self.rows = len(q) // 2 if fine else 0
         self.block, self.biased = block_of(q.shape[1]), bias is not None
         self.register_buffer("turn", hadamard(self.block).clone())
         self.register_buffer("bias", torch.zeros(1) if bias is None else bias.float())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch means to replace this type some day; `available` says no then
-            made = torch.ops.aten._make_per_channel_quantized_tensor(q, scale.double(), torch.zeros(len(q), dtype=torch.int64), 0)
+            make = torch._make_per_channel_quantized_tensor  # pyright: ignore[reportPrivateImportUsage]
+            made = make(q, scale.double(), torch.zeros(len(q), dtype=torch.int64), 0)
             self.packed = torch.ops.quantized.linear_prepack(made, None)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.block > 1:
-            x = (x.reshape(-1, self.block) @ self.turn).view(x.shape)
+            x = (x.reshape(-1, self.block) @ self.turn).view(x.shape)  # type: ignore[operator]
         n = x.shape[0]
         size = torch.linalg.vector_norm(x, float("inf"), [-1], True).clamp_(min=1e-20)
         # 63 and not 127: the routines add two products in 16 bits
         first = x * (63.0 / size)
         second = (first - first.round()).mul_(126.0)
         y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(torch.cat([first, second]), 1.0, 64, self.packed)
-        y = torch.add(y[:n], y[n:], alpha=1 / 126.0).mul_(size / 63.0)
-        return y + self.bias if self.biased else y
+        y = torch.add(y[:n], y[n:], alpha=1 / 126.0)
+        if self.rows > 0:
+            y = y[:, : self.rows] + y[:, self.rows:]
+        y = y * (size / 63.0)
+        return y + self.bias if self.biased else y  # type: ignore[operator]
 
 
 class Float(nn.Module):
     """The same call for a matrix that stays in float32."""
-
-    weight: Tensor
-    bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -105,8 +116,8 @@ class Float(nn.Module):
         self.register_buffer("bias", torch.zeros(1) if bias is None else bias.float())
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x @ self.weight.t()
-        return y + self.bias if self.biased else y
+        y = x @ self.weight.t()  # type: ignore[operator]
+        return y + self.bias if self.biased else y  # type: ignore[operator]
 
 
 class Table(nn.Module):

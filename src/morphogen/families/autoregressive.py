@@ -13,6 +13,7 @@ from morphogen.config import NetConfig
 from morphogen.contracts import Batch, Cond, Given, LogProb, Loss, Partial, Phase, Request
 from morphogen.errors import UsageError
 from morphogen.families.common import drop_of, stepwise
+from morphogen.families.packing import Packing
 from morphogen.nets.build import build_net, resolve
 from morphogen.nets.conditioner import Conditioner
 from morphogen.nets.transformer import KVCache
@@ -231,13 +232,20 @@ class Autoregressive(nn.Module):
         return F.pad(nll, (0, batch.x.shape[1] - n)), counted
 
     def _sparse_rows(self, x: Tensor, counted: Tensor, cond: Cond | None) -> Tensor:
-        """`token_rows` with logits at counted positions only, a few at a time."""
+        """`token_rows` with logits at counted positions only, a few at a time; rows stand in one line where the net allows it."""
         net: Any = self.net
-        h = net(shifted(x, self.first), cond=cond, hidden=True)[counted]
+        ids, nll = shifted(x, self.first), torch.zeros(x.shape, device=x.device)
+        if not bool(counted.any()):
+            return nll
+        if net.distance is None:
+            lengths = (counted * torch.arange(1, x.shape[1] + 1, device=x.device)).amax(1).clamp(min=1)
+            packing = Packing(ids, lengths)
+            h = net(packing.line, cache=packing, at=packing.places[counted][None], hidden=True)[0]
+        else:
+            h = net(ids, cond=cond, hidden=True)[counted]
         h = h if net.head is None else net.head(h)
         parts = [F.cross_entropy(net.vocabulary(part, logits=True).float(), ids, reduction="none")
                  for part, ids in zip(h.split(SPARSE), x[counted].split(SPARSE))]
-        nll = torch.zeros(x.shape, device=x.device)
         nll[counted] = torch.cat(parts)
         return nll
 

@@ -124,9 +124,6 @@ class Foreign:
             )
 
     def _even(self, missing: set[str], left: set[str]) -> None:
-        missing = (
-            {m for m in missing if not m.startswith("head.")} if not any(re.search("head|cls|predictions", t) for t in left) else missing
-        )
         if missing:
             name = theirs_of(self.table, min(missing))
             raise FormatError(f"tensor {name} is missing", where=self.where, remedy="the download is not complete, or of another model")
@@ -216,6 +213,8 @@ def open_folder(path: Path, shards: Callable[[Path], Any]) -> Foreign:
             where=path,
             remedy="config and weights do not belong together",
         )
+    if a.head and not any(name.theirs in tensors.shapes for name in table.names if name.ours[0].startswith("head.")):
+        a = replace(a, head="", head_bias=False)  # a body alone: vectors, no logits
     if table.role == "seq2seq" and "lm_head.weight" in tensors.shapes:
         a = replace(a, tied=False)
     return Foreign(kind, table, config, a, vocab, length, tensors, tensors.shapes, path)

@@ -100,12 +100,18 @@ class LanguageModel:
         `source`: what an encoder-decoder reads. Raises UsageError for ids outside the vocabulary or past the context.
         """
         x = self._checked(ids)
+        self._needs_head()
         if self.role == "seq2seq":
             if source is None:
                 raise UsageError("an encoder-decoder needs the source's ids", remedy="give logits(ids, source=model.encode(text))")
             cond = self.net.read(self._checked(source))  # type: ignore[operator]
             return self.net(x, cond=cond)[0].float().numpy()
         return self.net(x)[0].float().numpy()
+
+    def _needs_head(self) -> None:
+        foreign = self.source.foreign
+        if self.role == "encoder" and foreign is not None and not foreign.architecture.head:
+            raise UsageError("the model has no head for tokens", where=self.source.path, remedy="it is for embed and rank")
 
     def _checked(self, ids: Sequence[int]) -> Tensor:
         ids = [int(i) for i in ids]
@@ -126,6 +132,7 @@ class LanguageModel:
     def score(self, text: str) -> float:
         """Nats per token: the mean of -log p of each token given those before (an encoder: given all others)."""
         if self.role == "encoder":
+            self._needs_head()
             return encoder.score(self.net, self.tokenizer, self.encode(text))
         if self.role == "seq2seq":
             raise UsageError("an encoder-decoder has no probability of a text alone", remedy="use a decoder")
@@ -295,6 +302,7 @@ class LanguageModel:
         key = draws.seeded(drawing.seed, 1, first=i)
         with self._lock:
             if self.role == "encoder":
+                self._needs_head()
                 return encoder.fill(self.net, self.tokenizer, ids, drawing, key)
             return seq2seq.write(self, self._fits(ids), drawing, key)
 
