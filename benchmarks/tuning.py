@@ -46,7 +46,8 @@ def packages(path: Path, seed: int) -> tuple[list[Pair], list[str]]:
 
 
 def question(text: str, sections: list[str]) -> list[dict[str, str]]:
-    return [{"role": "system", "content": f"Name the section a package belongs to: {', '.join(sections)}."}, {"role": "user", "content": text}]
+    told = f"Name the section a package belongs to: {', '.join(sections)}."
+    return [{"role": "system", "content": told}, {"role": "user", "content": text}]
 
 
 def accuracy(path: Path, test: list[Pair], sections: list[str]) -> tuple[float, float]:
@@ -97,8 +98,8 @@ def main() -> None:
     minutes = (time.monotonic() - begun) / 60
     base, tuned = accuracy(args.gguf, test, sections), accuracy(out, test, sections)
     figures = {
-        "base": base[0], "tuned": tuned[0], "words": by_words(train, test), "format": tuned[1], "minutes": minutes, "steps": answer["steps"],
-        "share": answer["share"], "merge_difference": answer["merge_difference"],
+        "base": base[0], "tuned": tuned[0], "words": by_words(train, test), "format": tuned[1], "minutes": minutes,
+        "steps": answer["steps"], "share": answer["share"], "merge_difference": answer["merge_difference"],
         "new_before": answer["new"]["base"] if "new" in answer else None, "new_after": answer["new"]["tuned"] if "new" in answer else None,
         "general_before": answer["general"]["base"], "general_after": answer["general"]["tuned"],
     }

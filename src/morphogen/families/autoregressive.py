@@ -22,7 +22,6 @@ from morphogen.sampling.grammar import Guide, guide_of
 from morphogen.sampling.guidance import guided
 from morphogen.spaces import Space, Tokens, describe
 
-
 SPARSE = 1024  # positions whose logits are made at once
 
 
@@ -213,10 +212,10 @@ class Autoregressive(nn.Module):
             self.conditioner, self.net = Conditioner({}, 0), net
             return
         source = replace(self.space, vocab=self.space.vocab + 1)
-        net = resolve(config.net, source, self.space)
-        self.config, self.infill, self.phases = replace(config, net=net), "prefix", (Phase(),)
-        self.conditioner = Conditioner(conditions, net.width)
-        self.net = build_net(net, source, self.space, cond=self.conditioner.width, sequence=self.conditioner.has_sequence, causal=True)
+        size = resolve(config.net, source, self.space)
+        self.config, self.infill, self.phases = replace(config, net=size), "prefix", (Phase(),)
+        self.conditioner = Conditioner(conditions, size.width)
+        self.net = build_net(size, source, self.space, cond=self.conditioner.width, sequence=self.conditioner.has_sequence, causal=True)
 
     def _rows(self, batch: Batch, drop: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, L) minus log-probabilities and what counts; columns that no row needs are not computed."""

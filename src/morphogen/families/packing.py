@@ -23,7 +23,8 @@ class Packing:
         self.places = torch.where(at < self.shared, at, starts[:, None] + at - self.shared)  # (B, L): where in the line a position stands
 
     def positions(self, n: int, device: torch.device) -> Tensor:
-        return torch.cat([torch.arange(self.shared, device=device), *(torch.arange(self.shared, self.shared + m, device=device) for m in self.own)])
+        own = (torch.arange(self.shared, self.shared + m, device=device) for m in self.own)
+        return torch.cat([torch.arange(self.shared, device=device), *own])
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sight: Sight, bias: Tensor | None) -> Tensor:
         """Each row sees what is shared and itself."""

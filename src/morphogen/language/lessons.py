@@ -150,10 +150,8 @@ def prepare(lessons: Sequence[Lesson], source: Source, vocab: int, start: int | 
     Raises DataError when nothing is left.
     """
     tokenizer = source.tokenizer
-    if start is None:
-        firsts = {lesson.ids[0] for lesson in lessons if lesson.ids}
-        other = tokenizer.bos if tokenizer.bos is not None else (tokenizer.eos or (0,))[0]
-        start = firsts.pop() if len(firsts) == 1 else other
+    firsts = {lesson.ids[0] for lesson in lessons if lesson.ids} if start is None else {start}
+    first = firsts.pop() if len(firsts) == 1 else tokenizer.bos if tokenizer.bos is not None else (tokenizer.eos or (0,))[0]
     longest = min(source.context, LONGEST) - 1
     used = set().union(*(lesson.ids for lesson in lessons))
     pad = next((i for i in (tokenizer.pad, *range(vocab - 1, -1, -1)) if i is not None and i not in used), None)
@@ -162,7 +160,7 @@ def prepare(lessons: Sequence[Lesson], source: Source, vocab: int, start: int | 
     cut = lost = 0
     rows: list[tuple[list[int], list[bool], tuple[str, ...]]] = []
     for lesson in lessons:
-        skip = int(lesson.ids[:1] == [start])
+        skip = int(lesson.ids[:1] == [first])
         ids, known = lesson.ids[skip:], lesson.known[skip:]
         if len(ids) > longest and lesson.whole:
             rows += [(ids[i : i + longest], known[i : i + longest], lesson.names) for i in range(0, len(ids), longest)]
@@ -181,7 +179,7 @@ def prepare(lessons: Sequence[Lesson], source: Source, vocab: int, start: int | 
     items = [Item((*ids, pad), group=group, given=(*known, True)) for (ids, known, _), group in zip(rows, groups)]
     warnings = [f"{cut:,} rows are longer than {longest:,} tokens and lost the beginning of their prompt"] if cut else []
     warnings += [f"{lost:,} rows were left out: their answers alone are longer than that"] if lost else []
-    return Lessons(Tokens(vocab, max(len(item.raw) for item in items), end=pad), start, items, warnings)
+    return Lessons(Tokens(vocab, max(len(item.raw) for item in items), end=pad), first, items, warnings)
 
 
 def grouped(names: Sequence[Iterable[str]]) -> list[str]:

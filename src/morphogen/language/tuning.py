@@ -35,9 +35,9 @@ from morphogen.trust.provenance import hash_file
 SETTINGS, REPORT = "settings.json", "tune.json"
 PASSES, MOST_PASSES = 3, 10  # over the data, when neither minutes nor steps say otherwise; and at most, within minutes
 TOKENS = 1024  # of a step
-CHECKED, MEASURED = 128, 512  # held-out rows looked at while training, and before and after
-GENERAL = 12_000  # characters of general text, by which forgetting is measured
-CLOSING = 15.0  # seconds for merging and writing
+CHECKED, MEASURED = 64, 256  # held-out rows looked at while training, and before and after
+GENERAL = 8_000  # characters of general text, by which forgetting is measured
+CLOSING = 3.0, 1e-7  # seconds for merging, writing and reading back: at least, and for every parameter
 
 
 class Watch(Protocol):
@@ -66,8 +66,9 @@ def tune(base: str | Path, data: Any, out: Path, asked: dict[str, Any], around: 
             if not ((out / REPORT).is_file() or (out / "state" / SETTINGS).is_file()):
                 raise UsageError("the folder is no tuned model; it is not overwritten", where=out, remedy="choose another name")
             shutil.rmtree(out)
+    tuning = Tuning(source, data, out, asked, around)
     with lock(out):
-        return Tuning(source, data, out, asked, around).run(read_json(out / "state" / SETTINGS) if recorded else {})
+        return tuning.run(read_json(out / "state" / SETTINGS) if recorded else {})
 
 
 class Tuning:
@@ -75,9 +76,13 @@ class Tuning:
 
     def __init__(self, source: Source, data: Any, out: Path, asked: dict[str, Any], around: tuple[str, float, Watch]) -> None:
         assert source.foreign is not None
-        self.source, self.data, self.out, self.asked = source, data, out, asked
+        self.source, self.out, self.asked = source, out, asked
         self.foreign: Foreign = source.foreign
         self.device, self.begun, self.watch = around
+        found, skips = read_lessons(source, data)
+        self.lessons = prepare(found, source, self.foreign.vocab)
+        if skips.count:
+            self.lessons.warnings.insert(0, f"{skips.count:,} rows are not usable: " + "; ".join(skips.first[:2]))
         self.digest = hash_file(source.path if source.path.is_file() else _weights(source.path))
 
     def run(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -85,20 +90,21 @@ class Tuning:
             raise FormatError("the base is not the one this tuning began from", where=self.source.path, remedy="give the same base")
         self.asked = {**self.asked, **settings.get("asked", {})}
         full, seed = bool(self.asked["full"]), int(self.asked["seed"])
-        found, skips = read_lessons(self.source, self.data)
-        lessons = prepare(found, self.source, self.foreign.vocab)
-        warnings = [f"{skips.count:,} rows are not usable: " + "; ".join(skips.first[:2])] if skips.count else []
+        lessons = self.lessons
         train, held = split(lessons.items, seed)
-        self._introduce(lessons, train, held, warnings + lessons.warnings)
+        self._introduce(lessons, train, held)
         family = Autoregressive(lessons.space, {}, AutoregressiveConfig(drop=0.0), self.source.net(), lessons.start)
         model = Model(Ids(lessons.space), family).to(self.device)
         tests = self._tests(model, lessons, held)
         self.watch.progress("measuring the base", 0.0)
+        measuring = time.monotonic()
         before = {name: _loss(data) for name, data in tests.items()}
-        answer = {**self._open(family, full, seed), "skipped": warnings + lessons.warnings}
+        measuring = time.monotonic() - measuring
+        answer = {**self._open(family, full, seed), "skipped": lessons.warnings}
         lessons_in = [lessons.items[i] for i in train]
         trainer = self._trainer(model, Dataset(model, lessons_in), [lessons.items[i] for i in held], settings)
-        self._fit(trainer, fresh=not settings)
+        closing = measuring + CLOSING[0] + CLOSING[1] * answer["parameters"]
+        self._fit(trainer, closing, fresh=not settings)
         family.load_state_dict(trainer.final())
         family.eval()
         self.watch.progress("merging", 1.0)
@@ -112,13 +118,14 @@ class Tuning:
         return self._save(family.net, answer)
 
     # ---------------------------------------------------------------- before
-    def _introduce(self, lessons: Lessons, train: list[int], held: list[int], warnings: list[str]) -> None:
+    def _introduce(self, lessons: Lessons, train: list[int], held: list[int]) -> None:
         learned = sum(len(item.given) - sum(item.given) for item in lessons.items)
         total = sum(len(item.raw) - 1 for item in lessons.items)
         side = f"{len(held):,} held out, whole groups" if held else "nothing held out (too few)"
-        self.watch.say(f"found   {len(lessons.items):,} rows of {total / len(lessons.items):.0f} tokens, {learned / total:.0%} of them learned")
+        count = len(lessons.items)
+        self.watch.say(f"found   {count:,} rows of {total / count:.0f} tokens, {learned / total:.0%} of them learned")
         self.watch.say(f"picked  {len(train):,} rows to tune on, {side}")
-        for line in warnings:
+        for line in lessons.warnings:
             self.watch.say(line, "warn")
 
     def _tests(self, model: Model, lessons: Lessons, held: list[int]) -> dict[str, Dataset]:
@@ -129,7 +136,8 @@ class Tuning:
         width = min(256, self.source.context - 1)
         ids = self.source.tokenizer.encode("\n\n".join(docstrings(GENERAL)))
         parts = [ids[i : i + width] for i in range(0, len(ids), width)]
-        general = prepare([Lesson(part, [False] * len(part), whole=True) for part in parts if part], self.source, self.foreign.vocab, lessons.start)
+        texts = [Lesson(part, [False] * len(part), whole=True) for part in parts if part]
+        general = prepare(texts, self.source, self.foreign.vocab, lessons.start)
         out["general"] = Dataset(Model(Ids(general.space), model.family).to(self.device), _by_length(general.items))
         return out
 
@@ -142,7 +150,7 @@ class Tuning:
             assert data.lengths is not None
             length = float(data.lengths.double().mean())
             rate = min(1e-3, 0.6 / self.foreign.architecture.width)  # wider nets want smaller steps; weights that know much already, too
-            defaults = {"lr": rate / 10 if full else rate, "checks": 5, "previews": 0, "keep": "best" if held else "last",
+            defaults = {"lr": rate / 10 if full else rate, "checks": 3, "previews": 0, "keep": "best" if held else "last",
                         "batch": min(data.n, max(8, min(64, round(TOKENS / length)))), "lanes": lanes_for(self.device)}
             config = make(TrainConfig, {**defaults, **asked["options"].get("training", {})}, "training.")
             if asked["steps"]:
@@ -164,10 +172,11 @@ class Tuning:
         return {"parameters": parameters, "trained": trained, "share": trained / parameters}
 
     # ---------------------------------------------------------------- training
-    def _fit(self, trainer: Trainer, *, fresh: bool) -> None:
+    def _fit(self, trainer: Trainer, closing: float, *, fresh: bool) -> None:
+        """`closing`: seconds that what follows takes."""
         state, deadline = self.out / "state", None
         if trainer.config.steps == 0:
-            deadline = self.begun + 60 * float(self.asked["minutes"])
+            deadline = self.begun + 60 * float(self.asked["minutes"]) - closing
             self._timed(trainer, deadline)
         if trainer.ema:
             trainer.ema.decay = ema_decay(trainer.config)
@@ -186,12 +195,14 @@ class Tuning:
             if "held_out" in log:
                 self.watch.say(f"step {log['step']:,}: held-out loss {log['held_out']:.4g}")
             self.watch.progress("tuning", log["step"] / trainer.config.steps, f"loss {log['main']:.3g}")
-            now = time.monotonic()
-            if deadline is None or not moments or (now - began < moments[0] * (deadline - began) and log["step"] < moments[0] * trainer.config.steps):
+            now, total = time.monotonic(), trainer.config.steps
+            if deadline is None or not moments:
+                return
+            if now - began < moments[0] * (deadline - began) and log["step"] < moments[0] * total:
                 return
             moments.pop(0)  # mend the number of steps if the machine turned out faster or slower
             steps = min(trainer.steps + int((deadline - now) * trainer.steps / (now - began)), self._most(trainer))
-            if abs(steps / trainer.config.steps - 1) > 0.03:
+            if abs(steps / total - 1) > 0.03:
                 trainer.retarget(max(trainer.steps + 1, steps))
                 self._record(trainer)
 
@@ -207,7 +218,7 @@ class Tuning:
         check = time.monotonic() - begun
         trainer.best, trainer.best_loss = {}, float("inf")
         step = trainer.seconds_per_step(min(20.0, 0.05 * (deadline - begun)))
-        left = deadline - time.monotonic() - (trainer.config.checks + 2) * check - CLOSING
+        left = deadline - time.monotonic() - trainer.config.checks * check
         trainer.config = dataclasses.replace(trainer.config, steps=max(3, min(int(left / step), self._most(trainer))))
 
     def _record(self, trainer: Trainer) -> None:
@@ -270,4 +281,5 @@ def fused(adapter: Adapter, theirs: Any) -> Adapter:
 
 def _weights(folder: Path) -> Path:
     """The file that names a folder's weights."""
-    return next((folder / n for n in ("model.safetensors", "model.safetensors.index.json") if (folder / n).is_file()), folder / "config.json")
+    found = (folder / name for name in ("model.safetensors", "model.safetensors.index.json"))
+    return next((path for path in found if path.is_file()), folder / "config.json")
