@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import warnings
 from pathlib import Path
 
@@ -114,3 +115,42 @@ def test_lying_config(change: dict, says: str, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=says) as caught:
         open_folder(tmp_path, Shards).net()
     assert "\n" not in caught.value.line()
+
+
+ODD = [None, 0, -1, 1, 3, 7, 10**6, 10**12, 2**63, 1e308, -0.5, True, False, "", "x", "../../etc", [], [1], ["full_attention"], {}, {"rope_type": "yarn"},
+       [[[]]], "gelu", 65536, 1024]  # fmt: skip
+
+
+def _damaged(folder: Path, n: int, seed: int) -> None:
+    """Half the copies are damaged as bytes, half have odd values in one to three places."""
+    from tests.formats.mutation import mutants
+
+    path = folder / "config.json"
+    good = path.read_bytes()
+    rng = random.Random(seed)
+    copies = [*mutants(good, n // 2, seed)]
+    for _ in range(n - n // 2):
+        values = json.loads(good)
+        for key in rng.sample(sorted(values), rng.choice([1, 1, 2, 3])):
+            values[key] = rng.choice(ODD)
+        copies.append(json.dumps(values).encode())
+    for data in copies:
+        path.write_bytes(data)
+        try:
+            open_folder(folder, Shards).net()
+        except FormatError as error:
+            assert "\n" not in error.line()
+    path.write_bytes(good)
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma3", "qwen3-moe", "bert", "t5"])
+def test_damaged_configs(name: str, tmp_path: Path) -> None:
+    make(name, tmp_path)
+    _damaged(tmp_path, 40, 1)
+
+
+@pytest.mark.slow
+def test_ten_thousand_damaged_configs(tmp_path: Path) -> None:
+    for i, name in enumerate(["llama3", "gemma3", "qwen3-moe", "bert", "t5"]):
+        make(name, tmp_path / name)
+        _damaged(tmp_path / name, 2000, i)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def list_() -> dict[str, dict[str, str]]:
 
 
 def inspect(first: str | Path, second: str | Path | None = None) -> dict[str, Any]:
-    """Facts about a run folder or data; with two runs, the first difference between them.
+    """Facts about a run folder, a language model or data; with two runs, the first difference between them.
 
     Raises FormatError or DataError when the path is neither.
     """
@@ -50,6 +51,8 @@ def inspect(first: str | Path, second: str | Path | None = None) -> dict[str, An
         return {"difference": difference(Run.load(first), Run.load(second))}
     if (Path(first) / "recipe.toml").is_file():
         return _run_facts(Run.load(first))
+    if Path(first).suffix == ".gguf" or ((Path(first) / "config.json").is_file() and any(Path(first).glob("*.safetensors"))):
+        return _model_facts(first)
     from morphogen.plan import make_plan
 
     plan = make_plan(first)
@@ -60,6 +63,23 @@ def inspect(first: str | Path, second: str | Path | None = None) -> dict[str, An
         "found": plan.found,
         "picked": plan.picked,
         "warnings": plan.warnings,
+    }
+
+
+def _model_facts(path: str | Path) -> dict[str, Any]:
+    from morphogen.language.source import open_source
+
+    source = open_source(path)
+    foreign, tokenizer = source.foreign, source.tokenizer
+    assert foreign is not None
+    a = foreign.architecture
+    sizes = [math.prod(shape) for shape in foreign.shapes.values()]
+    return {
+        "kind": "language model", "name": source.name, "architecture": foreign.kind, "role": source.role, "parameters": sum(sizes),
+        "layers": a.depth, "width": a.width, "heads": f"{a.heads} queries, {a.kv_heads} keys", "context": source.context,
+        "vocabulary": tokenizer.size, "ends": [repr(tokenizer.text([i], special=True)) for i in tokenizer.eos],
+        "chat": "has a template" if source.template else "no template", "tensors": len(sizes), "quantised": source.quantised,
+        "note": tokenizer.note or None, "draws with": source.defaults or None,
     }
 
 

@@ -22,7 +22,7 @@ def inspect(
     Parameters
     ----------
     first
-        A run folder, or data.
+        A run folder, a GGUF file, a Hugging Face folder, or data.
     second
         Another run folder: prints the first difference.
     json

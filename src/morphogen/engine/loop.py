@@ -115,7 +115,7 @@ class Engine:
                 free.sort()
 
     def step(self, active: dict[int, Sequence_], adapter: str | None = None) -> list[tuple[int, list[int]]]:
-        """One forward for all active sequences; what each gained. Prompts longer than a chunk gain nothing yet."""
+        """One forward for all active sequences; what each gained: nothing while a prompt longer than a chunk is read."""
         began = time.perf_counter()
         rows: list[int] = []
         runs: list[Run] = []
@@ -141,6 +141,7 @@ class Engine:
                 out.append((slot, gained))
             else:
                 s.read += run.stop - run.start
+                out.append((slot, []))  # nothing new yet, but a sign of life
             spent = time.perf_counter() - began
             if first:
                 s.prompt_seconds += spent

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from morphogen.errors import FormatError, UsageError, suggest
 from morphogen.formats.gguf import Gguf, Typed, read_gguf
-from morphogen.formats.hf import Foreign, describe
+from morphogen.formats.hf import Foreign, check_claims, describe
 from morphogen.nets.architecture import Architecture
 
 # general.architecture -> model_type
@@ -167,6 +167,7 @@ def open_gguf(path: Path) -> tuple[Foreign, dict[str, Any]]:
     kind, table, a, vocab, length = describe(config, path)
     if a.depth > len(gguf.tensors):
         raise FormatError(f"{a.depth} layers are claimed, {len(gguf.tensors)} tensors are there", where=path, remedy="the file is damaged")
+    check_claims(a, table, vocab, weights.shapes, path)
     return Foreign(kind, table, config, a, vocab, length, weights, weights.shapes, path), m
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -201,13 +202,30 @@ def describe(config: dict[str, Any], where: object) -> tuple[str, Table, Archite
     return kind, table, a, facts.whole("vocab_size", LIMITS["vocab"]), length - a.offset
 
 
+def check_claims(a: Architecture, table: Table, vocab: int, shapes: Mapping[str, tuple[int, ...]], where: object) -> None:
+    """What a config claims must lie in the file before anything of that size is built. Raises FormatError."""
+    inner, kv = a.heads * a.head_width, a.kv_heads * a.head_width
+    mlp = (3 if a.gated else 2) * a.width * a.hidden
+    experts = a.experts
+    depth = a.depth + (table.extra.get("depth", 0) if table.role == "seq2seq" else 0)
+    sparse = len(experts.layers) if experts else 0
+    claimed = (vocab + a.learned) * a.width + depth * a.width * (2 * inner + 2 * kv) + (depth - sparse) * mlp
+    if experts:
+        claimed += sparse * experts.count * 3 * a.width * experts.hidden
+    held = sum(math.prod(shape) for shape in shapes.values())
+    if claimed > 1.02 * held + 1_000:
+        raise FormatError(f"the config claims {claimed:,} numbers, the file holds {held:,}", where=where,
+                          remedy="config and weights do not belong together")
+
+
 def open_folder(path: Path, shards: Callable[[Path], Any]) -> Foreign:
     """A Hugging Face folder. `shards` opens its tensors. Raises FormatError."""
     config = read_config(path / "config.json")
     kind, table, a, vocab, length = describe(config, path / "config.json")
     tensors = shards(path)
+    check_claims(a, table, vocab, tensors.shapes, path)
     experts = a.experts.count * len(a.experts.layers) if a.experts else 0
-    if a.depth + experts > 4 * len(tensors.shapes):  # what the config claims must be in the file before anything is built
+    if a.depth + experts > 4 * len(tensors.shapes):
         raise FormatError(
             f"the config claims {a.depth} layers, the file holds {len(tensors.shapes)} tensors",
             where=path,

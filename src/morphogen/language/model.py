@@ -235,7 +235,8 @@ class LanguageModel:
             for sequence, new in running:
                 if sequence.finished:
                     break
-                yield Piece(writer.taken(), new)
+                reading = {"prompt_tokens": len(ids), "prefilled": sequence.read} if not new else {}
+                yield Piece(writer.taken(), new, stats=reading)
         answer = self._finish(job, writer)
         yield Piece(writer.taken(), answer.ids[-1:], True, answer.reason, answer.stats)
 

@@ -72,8 +72,7 @@ def _gguf(path: Path) -> Source:
     foreign, metadata = open_gguf(path)
     tokenizer = from_gguf(metadata)
     quantised = any(t.kind not in ("F32", "F16", "BF16") for t in foreign.tensors.gguf.tensors.values())  # type: ignore[attr-defined]
-    name = str(metadata.get("general.name") or path.stem)
-    return Source(name, path, foreign.role, _checked(tokenizer, foreign), template_of(metadata), foreign.length, foreign.net,
+    return Source(path.stem, path, foreign.role, _checked(tokenizer, foreign), template_of(metadata), foreign.length, foreign.net,
                   quantised=quantised, foreign=foreign)
 
 
