@@ -99,13 +99,13 @@ def test_seq2seq_parity(name: str, tmp_path: Path) -> None:
         ({"num_attention_heads": 5}, "divisor"),
         ({"hidden_size": -1}, "hidden_size"),
         ({"num_hidden_layers": 10**12}, "num_hidden_layers"),
-        ({"num_hidden_layers": 900}, "layers"),
+        ({"num_hidden_layers": 900}, "claims"),
         ({"vocab_size": 3}, "shape"),
         ({"hidden_act": "__class__"}, "hidden_act"),
         ({"rope_parameters": {"rope_type": "evil"}}, "rope_type"),
         ({"hidden_size": True}, "hidden_size"),
         ({"num_hidden_layers": 2}, "no place"),
-        ({"num_hidden_layers": 4}, "missing"),
+        ({"num_hidden_layers": 4}, "claims"),
     ],
 )
 def test_lying_config(change: dict, says: str, tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_lying_config(change: dict, says: str, tmp_path: Path) -> None:
     assert "\n" not in caught.value.line()
 
 
-ODD = [None, 0, -1, 1, 3, 7, 10**6, 10**12, 2**63, 1e308, -0.5, True, False, "", "x", "../../etc", [], [1], ["full_attention"], {}, {"rope_type": "yarn"},
-       [[[]]], "gelu", 65536, 1024]  # fmt: skip
+ODD = [None, 0, -1, 1, 3, 7, 10**6, 10**12, 2**63, 1e308, -0.5, True, False, "", "x", "../../etc", [], [1], ["full_attention"], {},
+       {"rope_type": "yarn"}, [[[]]], "gelu", 65536, 1024]  # fmt: skip
 
 
 def _damaged(folder: Path, n: int, seed: int) -> None:

@@ -20,8 +20,8 @@ def is_language_model(path: str | Path) -> bool:
     """Whether a path holds something that is drawn from by prompts: a GGUF file, a Hugging Face folder, a text run."""
     path = Path(path).expanduser()
     if path.is_file():
-        return True
-    return path.is_dir() and not (path / "recipe.toml").is_file()
+        return path.suffix in (".gguf", ".safetensors")
+    return not (path / "recipe.toml").is_file() and ((path / "config.json").is_file() or any(path.glob("*.gguf")))
 
 
 def answers(model: Any, prompts: str | Path, out: str | Path, *, force: bool = False, watch: Watch | None = None, **options: Any) -> Path:

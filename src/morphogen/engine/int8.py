@@ -77,9 +77,9 @@ class Int8(nn.Module):
 
     def __init__(self, parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None, fine: bool = False) -> None:
         super().__init__()
-        planes = [(q[: len(q) // 2], q[len(q) // 2:], s[: len(s) // 2], s[len(s) // 2:]) if fine else (q, q[:0], s, s[:0]) for q, s in parts]
-        q = torch.cat([p[0] for p in planes] + [p[1] for p in planes])
-        scale = torch.cat([p[2] for p in planes] + [p[3] for p in planes])
+        ends = [len(q) // 2 if fine else len(q) for q, _ in parts]  # first planes of all parts come before second planes
+        q = torch.cat([q[:n] for (q, _), n in zip(parts, ends)] + [q[n:] for (q, _), n in zip(parts, ends)])
+        scale = torch.cat([s[:n] for (_, s), n in zip(parts, ends)] + [s[n:] for (_, s), n in zip(parts, ends)])
         self.rows = len(q) // 2 if fine else 0
         self.block, self.biased = block_of(q.shape[1]), bias is not None
         self.register_buffer("turn", hadamard(self.block).clone())

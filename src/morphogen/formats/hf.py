@@ -193,7 +193,10 @@ def describe(config: dict[str, Any], where: object) -> tuple[str, Table, Archite
     table, facts = table_of(kind), Facts(config, where)
     if kind == "gemma3" and isinstance(text, dict):
         raise FormatError("a Gemma 3 with pictures is not supported", where=where, remedy="use a text-only one (gemma3_text)")
-    a = table.read(facts)
+    try:
+        a = table.read(facts)
+    except (ArithmeticError, ValueError, TypeError) as error:  # numbers that pass one by one and make no sense together
+        raise FormatError(f"the config makes no sense ({' '.join(str(error).split())[:80]})", where=where, remedy="it is damaged") from None
     extra = dict(table.extra)
     if "depth" in extra:
         extra["depth"] = facts.whole(extra["depth"], LIMITS["depth"], a.depth) if isinstance(extra["depth"], str) else a.depth
