@@ -66,6 +66,9 @@ class Scripted:
         self.seen: list[tuple[list[dict[str, str]], dict[str, Any]]] = []
         self.closed = 0
 
+    def warm(self) -> None:
+        """A script needs no warming."""
+
     def stream_chat(self, messages: list[dict[str, str]], *, max_tokens: int, seed: int, **options: Any) -> Iterator[Piece]:
         self.seen.append((messages, {"max_tokens": max_tokens, "seed": seed} | options))
         answer = self.answers[(len(self.seen) - 1) % len(self.answers)]

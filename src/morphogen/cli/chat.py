@@ -4,6 +4,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -82,6 +83,7 @@ def chat(
     if asked is not None:
         return _once(talk, asked.rstrip("\n"), json)
     greet(talk, _size(model))
+    Thread(target=found.warm, daemon=True).start()  # while the first question is typed
     return converse(talk, history=history)
 
 

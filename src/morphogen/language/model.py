@@ -84,6 +84,13 @@ class LanguageModel:
                 self._drawing = self._packed() if self._packs() else self.net
             return self._drawing
 
+    def warm(self) -> None:
+        """Make now what the first answer would wait for."""
+        if self.role == "decoder":
+            _ = self.drawing_net
+        if self.template is not None:
+            self.template.check()
+
     def _packed(self) -> nn.Module:
         from morphogen.engine.packed import pack, packable
 
