@@ -122,7 +122,7 @@ def test_files_of_prompts_are_gone_on_with(llama: tuple[Path, Any], tmp_path: Pa
 
     def failing(*a: Any, **k: Any) -> Any:
         calls.append(1)
-        if len(calls) == 10:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return asked(*a, **k)
 
@@ -133,7 +133,7 @@ def test_files_of_prompts_are_gone_on_with(llama: tuple[Path, Any], tmp_path: Pa
     calls.append(1)
     answers(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", **options)
     assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
-    assert len(calls) < 9 + 2 + 10  # what was there was not drawn again
+    assert len(calls) == 2 + 1 + 1  # the first tile was there and was not drawn again
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
     with pytest.raises(DataError, match=r"bad\.jsonl:2"):
         answers(model, tmp_path / "bad.jsonl", tmp_path / "x.jsonl")

@@ -43,9 +43,9 @@ def answers(model: Any, prompts: str | Path, out: str | Path, *, force: bool = F
             if not done:
                 file.write(json.dumps(asked) + "\n")
             for first in range(len(done), len(rows), TILE):
-                for line in _tile(model, rows, first, options):
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    done.append(line)
+                made = [*_tile(model, rows, first, options)]
+                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made))
+                done += made
                 file.flush()
                 watch.progress("answering", len(done) / len(rows), f"{len(done)} of {len(rows)}")
         write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in done))
@@ -54,18 +54,12 @@ def answers(model: Any, prompts: str | Path, out: str | Path, *, force: bool = F
 
 
 def _tile(model: Any, rows: list[dict[str, Any]], first: int, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Answers to the rows from `first` on. A row's seed is its own: it does not matter which rows came before."""
-    part = rows[first : first + TILE]
-    # tiles are filled up, so that every step has the same number of sequences to begin with
-    for i, row in enumerate(part):
-        ids = row["prompt"] if "prompt" in row else model.prompt_of(row["messages"])
-        found = model.answers([ids], **{**options, "seed": _seed(options.get("seed") or 0, first + i)})[0]
+    """Answers to the rows from `first` on, drawn together; which rows are together depends on their numbers alone."""
+    part = rows[first:first + TILE]
+    prompts = [row["prompt"] if "prompt" in row else model.prompt_of(row["messages"]) for row in part]
+    for row, found in zip(part, model.answers(prompts, slots=TILE, first=first, **options)):
         new: dict[str, Any] = {"text": found[0].text} if len(found) == 1 else {"texts": [a.text for a in found]}
         yield {**row, **new, "reason": found[0].reason, "tokens": len(found[0].ids)}
-
-
-def _seed(seed: int, row: int) -> int:
-    return seed * 1_000_003 + row
 
 
 def _mark(rows: list[dict[str, Any]]) -> str:
@@ -85,8 +79,9 @@ def _begun(part: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
         done = [json.loads(line) for line in lines[1:]]
     except ValueError:
         return []
-    part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return done
+    whole = len(done) // TILE * TILE  # a tile is drawn together, or again
+    part.write_text("".join(line + "\n" for line in lines[:1 + whole]), encoding="utf-8")
+    return done[:whole]
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -182,24 +182,30 @@ class LanguageModel:
             raise UsageError("the model has no chat template", where=self.source.path, remedy="use generate, or a model tuned for chat")
         return self.template.encode(self.tokenizer, messages)
 
-    def answers(self, prompts: Sequence[str | Sequence[int]], *, slots: int = 0, **options: Any) -> list[list[Answer]]:
+    def answers(
+        self, prompts: Sequence[str | Sequence[int]], *, slots: int = 0, first: int = 0, **options: Any
+    ) -> list[list[Answer]]:
         """`n` answers to each prompt (text, or ids), several sequences at a time. Answer i of prompt j has the key of j * n + i.
 
-        `slots`: sequences under way at once; each gives the same text whatever that number is, up to rounding in the net.
+        `first`: the number of the first prompt, where these are a part of more. `slots`: sequences under way at once; each
+        gives the same text whatever that number is, up to rounding in the net.
         """
         drawing = self._wishes(options)
-        return self._answers([self._ids(p) for p in prompts], drawing, self._draft(options), slots)
+        return self._answers([self._ids(p) for p in prompts], drawing, self._draft(options), (slots, first))
 
-    def _answers(self, prompts: Sequence[list[int]], drawing: Drawing, draft: Any = None, slots: int = 0) -> list[list[Answer]]:
+    def _answers(
+        self, prompts: Sequence[list[int]], drawing: Drawing, draft: Any = None, where: tuple[int, int] = (0, 0)
+    ) -> list[list[Answer]]:
+        slots, first = where
         if self.role != "decoder":
-            return [[self._other(ids, drawing, i) for i in range(drawing.n)] for ids in prompts]
+            return [[self._other(ids, drawing, (first + j) * drawing.n + i) for i in range(drawing.n)] for j, ids in enumerate(prompts)]
         if drawing.beams > 1:
             from morphogen.language.beam import beam_search
 
             with self._lock:
                 return [beam_search(self, self._fits(ids), drawing) for ids in prompts]
         each = max(drawing.n, drawing.best_of)
-        keys = draws.seeded(drawing.seed, len(prompts) * each)
+        keys = draws.seeded(drawing.seed, len(prompts) * each, first=first * each)
         make = constraints(self.tokenizer, drawing)
         jobs = [
             self._job(ids, drawing, keys[j * each + i : j * each + i + 1], make(), draft)
