@@ -287,7 +287,7 @@ def test_in_a_terminal(tmp_path: Path) -> None:
 
     def until(word: bytes, after: int = 0) -> int:
         nonlocal got
-        end = time.monotonic() + 15
+        end = time.monotonic() + 60
         while word not in got[after:]:
             assert time.monotonic() < end, got[-2000:].decode(errors="replace")
             if select.select([handle], [], [], 0.2)[0]:
