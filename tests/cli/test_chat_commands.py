@@ -273,6 +273,7 @@ def test_what_goes_wrong_has_its_exit_code(
     assert "error[data]" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # waits for words on a screen: on a busy machine they may be drawn over before they are read
 @pytest.mark.skipif(os.name == "nt", reason="no pty")
 def test_in_a_terminal(tmp_path: Path) -> None:
     """Type a question, stop the second answer, leave: what is on the screen is what was said."""
