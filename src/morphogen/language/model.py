@@ -248,7 +248,7 @@ class LanguageModel:
             for sequence, new in running:
                 if sequence.finished:
                     break
-                reading = {"prompt_tokens": len(ids), "prefilled": sequence.read} if not new else {}
+                reading: dict[str, float] = {"prompt_tokens": len(ids), "prefilled": sequence.read} if not new else {}
                 yield Piece(writer.taken(), new, stats=reading)
         answer = self._finish(job, writer)
         yield Piece(writer.taken(), answer.ids[-1:], True, answer.reason, answer.stats)
