@@ -16,14 +16,6 @@ LONGEST_LINE = 16 << 20
 TILE = 8  # prompts under way together; their answers are written before the next ones are begun
 
 
-def is_language_model(path: str | Path) -> bool:
-    """Whether a path holds something that is drawn from by prompts: a GGUF file, a Hugging Face folder, a text run."""
-    path = Path(path).expanduser()
-    if path.is_file():
-        return path.suffix in (".gguf", ".safetensors")
-    return not (path / "recipe.toml").is_file() and ((path / "config.json").is_file() or any(path.glob("*.gguf")))
-
-
 def answers(model: Any, prompts: str | Path, out: str | Path, *, force: bool = False, watch: Watch | None = None, **options: Any) -> Path:
     """Answer every line of a JSONL file of {"prompt"} or {"messages"} into another one; begun files are gone on with.
 

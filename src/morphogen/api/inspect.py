@@ -51,7 +51,9 @@ def inspect(first: str | Path, second: str | Path | None = None) -> dict[str, An
         return {"difference": difference(Run.load(first), Run.load(second))}
     if (Path(first) / "recipe.toml").is_file():
         return _run_facts(Run.load(first))
-    if Path(first).suffix == ".gguf" or ((Path(first) / "config.json").is_file() and any(Path(first).glob("*.safetensors"))):
+    from morphogen.language.source import holds_model
+
+    if holds_model(first):
         return _model_facts(first)
     from morphogen.plan import make_plan
 

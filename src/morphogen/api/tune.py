@@ -9,7 +9,7 @@ from typing import Any
 
 from morphogen.api.common import Watch, device_of
 from morphogen.api.train import Job, clear
-from morphogen.api.tuning import is_language_base, lines_of, loss_of, open_base, own_held_out, tuned_plan
+from morphogen.api.tuning import lines_of, loss_of, open_base, own_held_out, tuned_plan
 from morphogen.config import make
 from morphogen.errors import FormatError
 from morphogen.files import check_output, lock, read_json, write_json
@@ -46,7 +46,9 @@ def tune(
     tuned run on the new data and on the base's own. Raises UsageError, DataError, FormatError, ResourceError or Interrupted.
     """
     begun, watch, out = time.monotonic(), watch or Watch(), Path(out)
-    if is_language_base(base):
+    from morphogen.language.source import holds_model
+
+    if isinstance(base, str | Path) and holds_model(base):
         from morphogen.language.tuning import tune as tune_language
 
         asked = {"rank": rank, "full": full, "seed": seed, "minutes": minutes, "steps": steps, "options": options or {}}

@@ -30,16 +30,6 @@ def open_base(path: str | Path | Run) -> Run:
     return run
 
 
-def is_language_base(base: Any) -> bool:
-    """Whether a base is a GGUF file or a Hugging Face folder, and not a run."""
-    if not isinstance(base, str | Path):
-        return False
-    path = Path(base).expanduser()
-    if path.is_file():
-        return path.suffix in (".gguf", ".safetensors")
-    return path.is_dir() and not (path / "recipe.toml").is_file() and ((path / "config.json").is_file() or any(path.glob("*.gguf")))
-
-
 def reading(codec: Any) -> dict[str, Any]:
     """The codec's options such that `read` cuts new data into pieces the fitted codec can hold."""
     config = {k: v for k, v in dataclasses.asdict(codec.config).items() if k != "first"}

@@ -102,12 +102,12 @@ def generate(
         Print one JSON object on stdout.
     """
     from morphogen import api
-    from morphogen.api.answers import is_language_model
     from morphogen.api.common import parse_cond
     from morphogen.errors import UsageError
+    from morphogen.language.source import holds_model
 
     wishes = answering or Answering()
-    if wishes.prompt is not None or wishes.input is not None or is_language_model(run):
+    if wishes.prompt is not None or wishes.input is not None or holds_model(run):
         return _answer(run, out, wishes, {"n": n, "seed": seed, "temperature": temperature}, force, json)
     beyond = [k for k, v in asdict(wishes).items() if v not in (None, "auto") and k != "top_k"]
     if beyond:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from morphogen.engine.cache import Run, SlotCache
-from morphogen.sampling.lookup import Lookup
+from morphogen.sampling.lookup import MOST, Lookup, accept
 
 CHUNK = 256  # rows of a prompt read in one step: enough to be worth a matrix product, few enough that others do not wait long
-MOST_DRAFT = 7
 
 
 @dataclass
@@ -53,7 +52,7 @@ class Sequence_:
 
     def proposals(self) -> list[int]:
         """Ids that may come next, to be checked in the same step."""
-        room = min(MOST_DRAFT, self.most - self.new - 1)
+        room = min(MOST, self.most - self.new - 1)
         if room < 1:
             return []
         if self.draft is not None:
@@ -61,27 +60,22 @@ class Sequence_:
         return self.index.propose(room) if self.index is not None else []
 
     def take(self, logits: Tensor, drafted: list[int]) -> list[int]:
-        """New ids from logits (1 + drafted, V), by the lossless rule: a draft holds iff it is what would be chosen there.
-
-        See `sampling.lookup.accept`; here the sequence may also end in the middle of a draft.
-        """
-        gained: list[int] = []
-        for i, row in enumerate(logits):
-            token = self.choose(row, len(self.ids))
-            gained.append(token)
-            self.ids.append(token)
-            self.new += 1
-            if self.done(token):
-                self.finished, self.reason = True, "stop"
-            elif self.new >= self.most:
-                self.finished, self.reason = True, "length"
-            if self.finished or i >= len(drafted) or token != drafted[i]:
-                break
+        """New ids from logits (1 + drafted, V), by the lossless rule; the sequence may end in the middle of a draft."""
+        gained = accept(logits, drafted, self._add, lambda: self.finished)
         if self.index is not None:
             self.index.extend(gained)
-            self.index.accepted(len(gained) - (len(gained) > len(drafted) or (bool(drafted) and gained[-1] != drafted[len(gained) - 1])),
-                                len(drafted))
+            self.index.accepted(sum(a == b for a, b in zip(gained, drafted)), len(drafted))
         return gained
+
+    def _add(self, row: Tensor, _: int) -> int:
+        token = self.choose(row, len(self.ids))
+        self.ids.append(token)
+        self.new += 1
+        if self.done(token):
+            self.finished, self.reason = True, "stop"
+        elif self.new >= self.most:
+            self.finished, self.reason = True, "length"
+        return token
 
 
 class Engine:

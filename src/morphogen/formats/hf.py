@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from morphogen.formats.tables.table import LIMITS, Facts
 from morphogen.nets.architecture import Architecture
 from morphogen.nets.seq2seq import EncoderDecoder
 from morphogen.nets.transformer import Transformer
+from morphogen.tokens.strict import read_object
 
 LARGEST_CONFIG = 4 << 20
 
@@ -154,36 +154,6 @@ def theirs_of(table: Table, ours: str) -> str:
     return ours
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A config.json from a stranger: size, nesting and duplicate keys are checked. Raises FormatError."""
-    return strict_json(path, LARGEST_CONFIG)
-
-
-def strict_json(path: Path, most: int) -> dict[str, Any]:
-    """A JSON object of at most `most` bytes without duplicate keys and non-numbers. Raises FormatError in one line."""
-
-    def once(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(found)
-        if len(out) != len(found):
-            raise ValueError("a key stands there twice")
-        return out
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no number")
-
-    try:
-        if path.stat().st_size > most:
-            raise FormatError(f"{path.stat().st_size:,} bytes are too many", where=path, remedy=f"at most {most:,} are read")
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=refuse)
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(
-            f"not readable as JSON ({' '.join(str(error).split())[:120]})", where=path, remedy="the file is damaged"
-        ) from None
-    if not isinstance(value, dict):
-        raise FormatError("not a JSON object", where=path, remedy="the file is damaged or of another kind")
-    return value
-
-
 def describe(config: dict[str, Any], where: object) -> tuple[str, Table, Architecture, int, int]:
     """(kind, table, architecture, vocabulary, positions) of a config.json. Raises FormatError, also for an unknown architecture."""
     kind = config.get("model_type")
@@ -223,7 +193,7 @@ def check_claims(a: Architecture, table: Table, vocab: int, shapes: Mapping[str,
 
 def open_folder(path: Path, shards: Callable[[Path], Any]) -> Foreign:
     """A Hugging Face folder. `shards` opens its tensors. Raises FormatError."""
-    config = read_config(path / "config.json")
+    config = read_object(path / "config.json", LARGEST_CONFIG)
     kind, table, a, vocab, length = describe(config, path / "config.json")
     tensors = shards(path)
     check_claims(a, table, vocab, tensors.shapes, path)

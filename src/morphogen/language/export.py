@@ -13,7 +13,7 @@ from torch import Tensor
 from morphogen.errors import FormatError, UsageError
 from morphogen.files import new_folder, write_json, write_text
 from morphogen.formats.gguf import Typed, write_gguf
-from morphogen.formats.hf import Foreign, state_for, theirs_of
+from morphogen.formats.hf import Foreign, state_for
 from morphogen.formats.shards import write_shards
 from morphogen.formats.tables import table_of
 
@@ -205,8 +205,3 @@ def _compared(model: LanguageModel, written: Path, quantise: str, out: Path) -> 
             f"what was written differs by {kl:.3g} nats a position", where=out, remedy="this is a fault of ours; it was not kept"
         )
     return Exported(out, max(0.0, kl), float((p.argmax(-1) == q.argmax(-1)).float().mean()), len(p))
-
-
-def their_name(foreign: Foreign, ours: str) -> str:
-    """Hugging Face's name of a parameter of ours."""
-    return theirs_of(foreign.table, ours)

@@ -2,18 +2,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from morphogen.errors import FormatError, UsageError
-from morphogen.formats.hf import Foreign, open_folder, strict_json
+from morphogen.formats.hf import Foreign, open_folder
 from morphogen.tokens.chat import Template
+from morphogen.tokens.strict import read_object
 from morphogen.tokens.tokenizer import Tokenizer
 
 
@@ -37,6 +36,16 @@ class Source:
     defaults: dict[str, Any] = field(default_factory=dict)
     foreign: Foreign | None = None
     pooling: dict[str, Any] = field(default_factory=dict)
+
+
+def holds_model(path: Path | str) -> bool:
+    """Whether a path is a foreign language model by its looks: a GGUF file, or a Hugging Face folder; a run is not."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path.suffix in (".gguf", ".safetensors")
+    if not path.is_dir() or (path / "recipe.toml").is_file():
+        return False
+    return any(path.glob("*.gguf")) or ((path / "config.json").is_file() and any(path.glob("*.safetensors*")))
 
 
 def open_source(path: Path | str) -> Source:
@@ -85,7 +94,7 @@ def _folder(path: Path) -> Source:
     source = Source(path.resolve().name, path, foreign.role, _checked(load_tokenizer(path), foreign), template_of(path), foreign.length,
                     foreign.net, foreign=foreign)
     if (path / "generation_config.json").is_file():
-        source.defaults = _defaults(strict_json(path / "generation_config.json", 1 << 20))
+        source.defaults = _defaults(read_object(path / "generation_config.json", 1 << 20))
     if (path / "modules.json").is_file() or (path / "1_Pooling").is_dir():
         source.pooling = _pooling(path)
         source.context = min(source.context, source.pooling.pop("length", source.context))
@@ -118,7 +127,7 @@ def _pooling(path: Path) -> dict[str, Any]:
     if (path / "modules.json").is_file():
         out["normalise"] = '"sentence_transformers.models.Normalize"' in (path / "modules.json").read_text(encoding="utf-8")
     if (path / "1_Pooling" / "config.json").is_file():
-        values = strict_json(path / "1_Pooling" / "config.json", 1 << 16)
+        values = read_object(path / "1_Pooling" / "config.json", 1 << 16)
         on = [k for k, v in values.items() if k.startswith("pooling_mode_") and v is True]
         names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max",
                  "pooling_mode_lasttoken": "last"}
@@ -127,7 +136,7 @@ def _pooling(path: Path) -> dict[str, Any]:
                               remedy="mean, cls, max and last are")
         out["mode"] = names[on[0]]
     if (path / "sentence_bert_config.json").is_file():
-        length = strict_json(path / "sentence_bert_config.json", 1 << 16).get("max_seq_length")
+        length = read_object(path / "sentence_bert_config.json", 1 << 16).get("max_seq_length")
         if isinstance(length, int) and length > 0:
             out["length"] = length
     return out
@@ -148,16 +157,3 @@ def _run(path: Path) -> Source:
     tokenizer = own_tokenizer(model.codec.state()["tokenizer"], end=space.end, start=space.vocab)
     net = model.family.net
     return Source(path.resolve().name, path, "decoder", tokenizer, None, space.length, lambda: copy.deepcopy(net), start=(space.vocab,))
-
-
-@contextmanager
-def quiet_threads(n: int | None) -> Iterator[None]:
-    """Torch on n threads within; None leaves it."""
-    before = torch.get_num_threads()
-    if n is not None and n != before:
-        torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        if n is not None and n != before:
-            torch.set_num_threads(before)

@@ -61,17 +61,18 @@ class Lookup:
                 self.wait, self.rest, self.length = self.rest, min(2 * self.rest, _LONG_REST), 1
 
 
-def accept(logits: Tensor, draft: Tensor | Sequence[int], choose: Callable[[Tensor, int], int]) -> list[int]:
+def accept(logits: Tensor, draft: Tensor | Sequence[int], choose: Callable[[Tensor, int], int],
+           over: Callable[[], bool] = lambda: False) -> list[int]:
     """The tokens a draft gains: exactly those that choosing one after the other would give.
 
     logits (k + 1, V) after the text and after each id of the draft (k,); `choose(row, i)` gives the token i places on. A draft
     token holds iff it is the token chosen at its place; the first that is not is replaced by the choice and ends it; when all
-    hold the last row gives one more. So 1 to k + 1 tokens, and the law is untouched.
+    hold the last row gives one more. So 1 to k + 1 tokens, and the law is untouched. `over`: the text has ended meanwhile.
     """
     wanted = [int(i) for i in draft]
     taken: list[int] = []
     for i, row in enumerate(logits):
         taken.append(choose(row, i))
-        if i >= len(wanted) or taken[-1] != wanted[i]:
+        if over() or i >= len(wanted) or taken[-1] != wanted[i]:
             break
     return taken
