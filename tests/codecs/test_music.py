@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from morphogen.codecs.music import MusicCodec, MusicConfig, abc, tokens, writing
@@ -231,6 +231,7 @@ often = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(x=st.one_of(ids, often))
+@example(x=[tokens.id_of(Bar("|:")), tokens.id_of(Bar(":|")), tokens.id_of(tokens.Degree(0, 0))])
 def test_every_string_of_tokens_is_a_tune_and_settles_at_once(x):
     heard = tokens.hear(x)
     text = writing.write(heard)

@@ -89,11 +89,12 @@ def regular(tune: Tune, *, whole: bool = True) -> Tune:
 def _without_empty(tune: Tune) -> list[Element]:
     out: list[Element] = []
     key, metre, bar = tune.key, tune.metre, -1  # bar: where the line stands after which no note has come
-    fresh = True
+    fresh, begun = True, False
     for e in tune.body:
         if isinstance(e, Bar):
             if fresh and bar >= 0:
-                out[bar] = Bar(_merged(out[bar].kind, e.kind))  # type: ignore[union-attr]
+                if begun:  # before the first note nothing can be closed
+                    out[bar] = Bar(_merged(out[bar].kind, e.kind))  # type: ignore[union-attr]
                 continue
             if fresh and e.kind not in ("|:",):  # nothing before it
                 continue
@@ -110,7 +111,7 @@ def _without_empty(tune: Tune) -> list[Element]:
                 continue
             metre = e.name
         elif isinstance(e, Note):
-            fresh, bar = False, -1
+            fresh, begun, bar = False, True, -1
             e = _note(e, key)
         out.append(e)
     return out
