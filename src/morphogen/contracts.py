@@ -268,7 +268,7 @@ class Phase:
 
 
 class Bridge(Protocol):
-    """Space -> Space in batches on the device (an nn.Module).
+    """Space -> Space in batches on the device (an nn.Module). Built as `Kind(source)`; class: `leads` (source and target type).
 
     `volume(x)`: (B,) to add to log p(encoded x) so that it is log p(x); None = not comparable.
     `given`: None when known values do not pass through. `parts`: numbers for each element of the target, summed for the

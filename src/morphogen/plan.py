@@ -8,6 +8,7 @@ import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from morphogen.config import SIZES, make
 from morphogen.contracts import Augments, Derives, Item, Pairs
 from morphogen.errors import DataError, MorphogenError, UsageError, suggest
 from morphogen.files import read_json, write_json
-from morphogen.registry import PRESETS, entries, resolve
+from morphogen.registry import PRESETS, entries, resolve, tried, usable
 from morphogen.spaces import Record, describe
 from morphogen.training.optim import TrainConfig
 from morphogen.training.split import split
@@ -72,7 +73,8 @@ def defaults_of(codec: str) -> dict[str, Any]:
 
 def claim(listing: Any) -> tuple[str, str]:
     """(codec name, why) of the codec surest about a listing. Raises DataError when none is."""
-    claims = {name: resolve("codec", name).claims(listing) for name in entries("codec")}
+    answers = {name: tried("codec", name, partial(kind.claims, listing)) for name, kind in usable("codec")}
+    claims = {name: answer for name, answer in answers.items() if answer is not None}
     name = max(claims, key=lambda k: claims[k].score)
     if claims[name].score <= 0:
         kinds = ", ".join(f"{n} × {k or 'no ending'}" for k, n in listing.by_suffix().most_common(4))
@@ -365,5 +367,6 @@ def _explain(plan: Plan, name: str, why: str, because: str, notes: list[str], fi
 
 
 def is_classical(family: str) -> bool:
-    """Whether a family fits in seconds instead of training."""
-    return entries("family")[family].line.startswith("classical")
+    """Whether a family fits in seconds instead of training. Ours say so in the registry, a plug-in's class by having no phases."""
+    entry = entries("family")[family]
+    return not getattr(resolve("family", family), "phases", True) if entry.dist else entry.line.startswith("classical")

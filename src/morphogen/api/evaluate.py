@@ -17,7 +17,6 @@ from morphogen.contracts import Item
 from morphogen.errors import DataError, MorphogenError
 from morphogen.files import check_output, read_json, write_json, write_text
 from morphogen.plan import Plan, defaults_of, derive, make_plan, read, recall_worked_out
-from morphogen.registry import plugins, resolve
 from morphogen.run import Run
 
 
@@ -169,7 +168,7 @@ def judge(
         kinds=kinds,
         seed=seed,
     )
-    result = measure(evidence, extra={name: resolve("metric", name) for name in plugins()["metric"]})
+    result = measure(evidence)
     watch.progress("measuring", 1.0)
     return Judged(result, evidence, raws, asked, took)
 

@@ -26,6 +26,8 @@ class Bins(nn.Module):
     Raises TypeError for ragged Arrays.
     """
 
+    leads = (Array, Tokens)
+
     def __init__(self, source: Space) -> None:
         super().__init__()
         if not isinstance(source, Array) or None in source.shape:

@@ -18,6 +18,8 @@ class AnalogBits(nn.Module):
     the end everything is the end.
     """
 
+    leads = (Tokens, Array)
+
     def __init__(self, source: Space) -> None:
         super().__init__()
         if not isinstance(source, Tokens) or source.streams != 1:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from morphogen.bridges.buffers import adopt, flat_fields
 from morphogen.bridges.standardise import fit_normal, from_normal, to_normal
 from morphogen.contracts import Given
-from morphogen.spaces import Array, Space
+from morphogen.spaces import Array, Record, Space
 
 SCALE = 2.0  # a word's own coordinate stands 2 above the others: the two ends of a fair coin are at +1 and -1
 
@@ -21,6 +21,8 @@ class OneHot(nn.Module):
 
     Source fields: Array((1,)) and Tokens(V, 1); target Array((D,)). Raises TypeError for other fields.
     """
+
+    leads = (Record, Array)
 
     def __init__(self, source: Space) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from morphogen.bridges.buffers import adopt, atoms, flat_fields
 from morphogen.contracts import Given
 from morphogen.sampling import draws
-from morphogen.spaces import Space, Tokens
+from morphogen.spaces import Record, Space, Tokens
 
 COARSE, FINE = 64, 32
 
@@ -24,6 +24,8 @@ class Serialise(nn.Module):
     1 / (width of the place). So volumes are exact, and comparable with any density of the same columns. Numbers beyond the
     fitted range count as the outermost place. `target` is known once fitted or loaded.
     """
+
+    leads = (Record, Tokens)
 
     def __init__(self, source: Space) -> None:
         super().__init__()

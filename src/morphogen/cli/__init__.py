@@ -71,6 +71,7 @@ def build() -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `morphogen` command; exits with the codes of the documentation."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    _plain_warnings()
     debug = "--debug" in tokens
     tokens = [t for t in tokens if t != "--debug"]
     if debug:
@@ -82,6 +83,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing more to say
         code = 141
     sys.exit(code)
+
+
+def _plain_warnings() -> None:
+    """What is wrong with a plug-in is one line for a person, without the place in our code that found it."""
+    import warnings
+
+    from morphogen.registry import PluginWarning
+
+    usual = warnings.showwarning
+
+    def show(message: Any, category: Any, *rest: Any, **more: Any) -> None:
+        if issubclass(category, PluginWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *rest, **more)
+
+    warnings.showwarning = show
 
 
 def _call(tokens: list[str]) -> int:

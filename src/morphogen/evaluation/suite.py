@@ -4,20 +4,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from morphogen.evaluation import copying as copies
-from morphogen.evaluation import diversity, likelihood, obedience, quality
 from morphogen.evaluation.copying import Pair
 from morphogen.evaluation.evidence import MODEL, Evidence
 from morphogen.evaluation.metric import Metric
+from morphogen.registry import tried, usable
 
 FEW = 50  # held-out items below which no figure deserves trust
-METRICS: dict[str, Callable[[Evidence], list[Metric]]] = {
-    "prdc": quality.prdc, "frechet": quality.frechet, "c2st": quality.c2st, "tstr": quality.tstr, "likelihood": likelihood.bits,
-    "rare": diversity.rare, "columns": diversity.columns, "wording": diversity.wording, "unique": diversity.unique,
-    "legal": quality.legal, "obedience": obedience.obedience,
-}
 OPENINGS = {"good": "Good: close to real data.", "fair": "Fair: the same kind of data, with reservations.",
             "poor": "Poor: not a stand-in for real data.", "unknown": "There was too little to measure how good it is."}
 LEAN, COPY = 0.8, 0.5  # of the distance to training items that held-out items keep
@@ -47,16 +43,16 @@ class Result:
 
 
 def evaluate(evidence: Evidence, *, only: Sequence[str] = (), extra: dict[str, Callable[[Evidence], list[Metric]]] | None = None) -> Result:
-    """Measure, judge and advise. `only`: names of METRICS (and "copying") to compute; `extra`: metrics of plug-ins.
+    """Measure, judge and advise by all metrics of the registry. `only`: names of those to compute; `extra`: further ones.
 
     A metric that cannot be computed is named in `notes` and does not take the others down.
     """
     metrics: list[Metric] = []
     notes: list[str] = []
-    for name, metric in {**METRICS, **(extra or {})}.items():
-        if not only or name in only:
+    for name, metric in {**dict(usable("metric")), **(extra or {})}.items():
+        if name != "copying" and (not only or name in only):  # copying also finds the closest pairs, below
             try:
-                metrics += metric(evidence)
+                metrics += (metric(evidence) if name in (extra or {}) else tried("metric", name, partial(metric, evidence))) or []
             except (ValueError, ArithmeticError, LookupError, TypeError) as error:
                 notes.append(f"{name} could not be measured: {error}")
     closest: list[Pair] = []
@@ -269,4 +265,4 @@ def summary(metrics: Sequence[Metric]) -> dict[str, float]:
     return {m.name: m.value for m in metrics if math.isfinite(m.value)}
 
 
-__all__ = ["FEW", "METRICS", "MODEL", "Evidence", "Metric", "Result", "evaluate", "judge", "summary"]
+__all__ = ["FEW", "MODEL", "Evidence", "Metric", "Result", "evaluate", "judge", "summary"]
