@@ -1,7 +1,7 @@
 """What a training run is told, and the schedule of the learning rate."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from morphogen.contracts import Phase
@@ -46,6 +46,8 @@ class TrainConfig:
     "How many times samples are drawn while training."
     checks: int = 20
     "How many times the held-out loss is measured."
+    aims: tuple[tuple[int, int], ...] = ()
+    "What --minutes aimed at, in turn: (from step, steps in all). The schedule follows the aim of the moment; empty: always `steps`."
 
 
 def batch_size(space: Space, length: float | None = None) -> int:
@@ -61,11 +63,32 @@ def batch_size(space: Space, length: float | None = None) -> int:
     return 128
 
 
+def aimed(config: TrainConfig, step: int) -> int:
+    """The number of steps in all that was aimed at when step `step` (from 0) was taken: what shares of the run are shares of."""
+    return max(1, next((total for start, total in reversed(config.aims) if start <= step), config.steps))
+
+
+def retargeted(config: TrainConfig, done: int, steps: int) -> TrainConfig:
+    """The config with another number of steps, after `done` of them. What has been done stays what the new config says it was."""
+    if steps == config.steps:
+        return config
+    earlier = [aim for aim in config.aims or ((0, config.steps),) if aim[0] < done]
+    return replace(config, steps=steps, aims=(*earlier, (done, steps)) if earlier else ())
+
+
 def rate(config: TrainConfig, step: int) -> float:
-    """The factor on the learning rate at `step` of `config.steps`: warm-up, constant, linear decay to 0."""
-    total = max(1, config.steps)
-    warm, cool = max(1.0, config.warmup * total), max(1.0, config.cooldown * total)
-    return min(1.0, (step + 1) / warm, max(0.0, (total - step) / cool))
+    """The factor on the learning rate at `step` of `config.steps`: warm-up, constant, linear decay to 0.
+
+    Each aim bends what remains: the rate falls from where it is to nothing at the last step of the newest aim.
+    """
+    aims, factor = config.aims or ((0, max(1, config.steps)),), 1.0
+    for i, (start, total) in enumerate(aims):
+        end = aims[i + 1][0] if i + 1 < len(aims) else total
+        begin = max(start, total - max(1.0, config.cooldown * total))
+        factor *= (total - min(max(step, begin), end)) / (total - begin) if end > begin else 1.0
+        if step < end:
+            break
+    return min(factor, (step + 1) / max(1.0, config.warmup * aimed(config, step)))
 
 
 def optimisers(config: TrainConfig, phase: Phase, family: nn.Module, params: dict[str, nn.Parameter], shares: int) -> list[Optimizer]:
@@ -95,6 +118,6 @@ def optimisers(config: TrainConfig, phase: Phase, family: nn.Module, params: dic
     return out
 
 
-def ema_decay(config: TrainConfig) -> float:
-    """The decay whose half-life is `ema` × steps."""
-    return 0.5 ** (1 / max(1.0, config.ema * config.steps)) if config.ema else 0.0
+def ema_decay(config: TrainConfig, step: int = 0) -> float:
+    """The decay at `step`, whose half-life is `ema` × steps."""
+    return 0.5 ** (1 / max(1.0, config.ema * aimed(config, step))) if config.ema else 0.0

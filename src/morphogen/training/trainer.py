@@ -13,22 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from morphogen.contracts import Adapts, Batch, Calibrates, Loss
-from morphogen.errors import Interrupted, MorphogenError
+from morphogen.errors import Interrupted, ResourceError
 from morphogen.model import Model, to
 from morphogen.sampling import draws
 from morphogen.training import checkpoint
 from morphogen.training.data import Dataset, order
 from morphogen.training.ema import EMA
+from morphogen.training.guard import Guard, finite, recalled
 from morphogen.training.lanes import Lanes, lanes_for
-from morphogen.training.optim import TrainConfig, ema_decay, optimisers, rate
+from morphogen.training.optim import TrainConfig, aimed, ema_decay, optimisers, rate, retargeted
 
 Log = dict[str, Any]
-
-
-class Diverged(MorphogenError):
-    """The loss stopped being a number and stayed so."""
-
-    code, exit_code = "diverged", 5
+Hook = Callable[["Trainer", Log], None]
+Warn = Callable[[str], None]
 
 
 class Trainer:
@@ -39,7 +36,7 @@ class Trainer:
 
     def __init__(self, model: Model, data: Dataset, config: TrainConfig, *, seed: int = 0, held_out: Dataset | None = None) -> None:
         self.model, self.family, self.data, self.config, self.seed = model, model.family, data, config, seed
-        self.held_out, self.steps, self.skipped, self._bad = held_out, 0, 0, 0
+        self.held_out, self.steps, self.guard, self.threads = held_out, 0, Guard(), torch.get_num_threads()
         self.best_loss = math.inf
         self.best: dict[str, Tensor] = {}
         trainable = {k: p for k, p in self.family.named_parameters() if p.requires_grad}
@@ -74,9 +71,12 @@ class Trainer:
 
     def step(self) -> Log:
         """One optimiser step for each phase; returns mean losses. A step whose loss is not finite changes nothing and is counted."""
+        if self.guard.due(self.steps):
+            self._keep()
         self.lanes.train()
-        batches, log, stats = self.windows(), {}, {}
-        factor = rate(self.config, self.steps)
+        batches, stats = self.windows(), {}
+        log: Log = {}
+        factor, good = rate(self.config, self.steps) * self.guard.scale, True
         for phase in self.family.phases:
             if self.steps % phase.every:
                 continue
@@ -86,16 +86,35 @@ class Trainer:
                     self.lanes.require(p, name == phase.name)
             total, weight, parts = self._backward(batches, phase.name, stats)
             log.update({k: float(v / weight) for k, v in {phase.name: total, **parts}.items()})
-            self._apply(phase, params, float(weight), factor, log, finite=bool(torch.isfinite(total)))
+            good &= self._apply(phase, params, float(weight), factor, finite=bool(torch.isfinite(total)))
         for others in self.params.values():
             for p in others:
                 self.lanes.require(p, True)
         self.steps += 1
-        if isinstance(self.family, Adapts):
-            self.family.after_step(self.steps, self.steps / max(1, self.config.steps), stats)
-        if self.ema:
+        if good and isinstance(self.family, Adapts):
+            self.family.after_step(self.steps, self.steps / aimed(self.config, self.steps - 1), stats)
+        if good and self.ema:
+            self.ema.decay = ema_decay(self.config, self.steps - 1)
             self.ema.update(self.steps)
+        if not good:
+            log["skipped"] = self.guard.skipped + 1
+        if why := self.guard.note(self.steps, {ph.name: log[ph.name] for ph in self.family.phases if ph.name in log}, good):
+            self._go_back(why)
+            log["back"] = why
         return {"step": self.steps, "lr": self.config.lr * factor, **log}
+
+    def _keep(self) -> None:
+        """Remember this state as one to go back to, unless it is not finite: then it is what one goes back from."""
+        state = self.state()
+        if finite(state):
+            self.guard.keep(self.steps, state)
+        elif self.guard.good:
+            self._go_back("weights are no numbers")
+
+    def _go_back(self, why: str) -> None:
+        """To the last good state, at half the rate; the step count stands. Raises Diverged when that was done often enough."""
+        self._restore(self.guard.good)
+        self.guard.go_back(self.steps, why)
 
     def _backward(self, batches: list[list[Batch]], phase: str, stats: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         def work(module: nn.Module, mine: list[Batch]) -> list[Loss]:
@@ -116,23 +135,15 @@ class Trainer:
         self.lanes.gather()
         return total, weight, parts
 
-    def _apply(self, phase: Any, params: dict[str, nn.Parameter], weight: float, factor: float, log: Log, *, finite: bool) -> None:
+    def _apply(self, phase: Any, params: dict[str, nn.Parameter], weight: float, factor: float, *, finite: bool) -> bool:
+        """Step one phase's optimisers; False when loss or gradient is not finite, and nothing was done."""
         optimisers = self.optimisers[phase.name]
         grads = [p.grad for p in params.values() if p.grad is not None]
         for grad in grads:
             grad.mul_(1 / max(weight, 1e-9))
         norm = torch.nn.utils.get_total_norm(grads)
-        if not finite or not bool(torch.isfinite(norm)):
-            self.skipped, self._bad = self.skipped + 1, self._bad + 1
-            log["skipped"] = self.skipped
-            if self._bad >= 10:
-                raise Diverged(
-                    "the loss is not a number for 10 steps in a row",
-                    where=f"step {self.steps}",
-                    remedy="lower the rate: --set training.lr=1e-4",
-                )
-        else:
-            self._bad = 0
+        good = finite and bool(torch.isfinite(norm))
+        if good:
             if self.config.clip:
                 torch.nn.utils.clip_grads_with_norm_(params.values(), self.config.clip, norm)
             for optimiser in optimisers:
@@ -141,6 +152,7 @@ class Trainer:
             self.lanes.each(lambda optimiser: optimiser.step(), optimisers)
         for p in params.values():
             p.grad = None
+        return good
 
     # ---------------------------------------------------------------- the held-out loss, and keeping the best
     @torch.no_grad()
@@ -150,7 +162,7 @@ class Trainer:
             return None
         module = self.ema.module if self.ema else self.family
         value = held_out_loss(module, self.held_out)
-        if self.config.keep == "best" and value < self.best_loss:
+        if self.config.keep == "best" and -math.inf < value < self.best_loss and finite(self.moving(module)):
             self.best_loss, self.best = value, {k: v.detach().cpu().clone() for k, v in self.moving(module).items()}
         return value
 
@@ -161,42 +173,41 @@ class Trainer:
         return (self.ema.module if self.ema else self.family).state_dict()
 
     # ---------------------------------------------------------------- the whole run
-    def run(self, hook: Callable[[Trainer, Log], None] | None = None, *, save_to: Path | None = None, every: float = 60.0) -> None:
+    def run(self, hook: Hook | None = None, *, save_to: Path | None = None, every: float = 60.0, warn: Warn | None = None) -> None:
         """Step until `config.steps`. `hook` hears each step; a checkpoint is written about each `every` seconds.
 
-        Raises Interrupted after saving when the user presses Ctrl-C.
+        A disk that refuses pauses the saving, not the training: `warn` hears of it once.
+        Raises Interrupted after saving when the user presses Ctrl-C, Diverged, or ResourceError when no checkpoint can fit.
         """
-        saved = time.monotonic()
+        if save_to:
+            checkpoint.check_room(save_to, self.state())
+        saving, threads = Saving(self, save_to, every, warn), torch.get_num_threads()
+        torch.set_num_threads(self.threads)
         try:
             while self.steps < self.config.steps:
                 log = self.step()
-                if due(self.steps, self.config.checks, self.config.steps) and (value := self.check()) is not None:
+                if due(self.steps, self.config.checks, aimed(self.config, self.steps - 1)) and (value := self.check()) is not None:
                     log["held_out"] = value
                 if hook:
                     hook(self, log)
-                if save_to and time.monotonic() - saved > every and self.steps < self.config.steps:
-                    self.save(save_to)
-                    saved = time.monotonic()
+                saving.now_and_then()
+            if not finite(self.state()):
+                self._go_back("weights are no numbers at the end")
         except KeyboardInterrupt:
             if save_to:
                 self.save(save_to)
             where = f"step {self.steps} of {self.config.steps}"
             raise Interrupted("stopped; what was trained is saved", where=where, remedy="go on with --resume") from None
+        finally:
+            torch.set_num_threads(threads)
 
     def retarget(self, steps: int) -> None:
-        """Change how many steps there will be, before the rate begins to fall; what has been done so far stays as it was.
-
-        Warm-up and average keep their lengths in steps, so the new config alone describes the whole schedule.
-        """
-        old = self.config
-        if self.steps > (1 - old.cooldown) * min(old.steps, steps):
-            return
-        share = old.steps / steps
-        self.config = dataclasses.replace(old, steps=steps, warmup=old.warmup * share, ema=old.ema * share)
+        """Change how many steps there will be; what has been done so far stays as it was."""
+        self.config = retargeted(self.config, self.steps, steps)
 
     def seconds_per_step(self, budget: float) -> float:
         """Measure a step on a copy of the state: about `budget` seconds, at least 2 steps. Nothing of the run changes."""
-        weights = {k: v.detach().clone() for k, v in self.moving(self.family).items()}
+        before = {k: v.detach().clone() for k, v in self.state().items()}
         config, self.config = self.config, dataclasses.replace(self.config, steps=10**9)
         start, times = time.monotonic(), []
         while len(times) < 2 or (time.monotonic() - start < budget and len(times) < 2000):
@@ -204,12 +215,8 @@ class Trainer:
             begun = time.perf_counter()
             self.step()
             times.append(time.perf_counter() - begun)
-        self.config, self.steps, self.skipped, self._bad = config, 0, 0, 0
-        self._put(self.family, weights)
-        for optimiser in [o for group in self.optimisers.values() for o in group]:
-            optimiser.state.clear()
-        if self.ema:
-            self.ema.module.load_state_dict(self.family.state_dict())
+        self.config, self.steps, self.guard = config, 0, Guard()
+        self._restore(before)
         settled = times[1:] if len(times) < 6 else times[2:]  # the first ones warm up caches
         return sum(settled) / len(settled)
 
@@ -222,40 +229,96 @@ class Trainer:
         """Load what `moving` gave; what is frozen stays."""
         module.load_state_dict({**{k: v for k, v in module.state_dict().items() if k in self.frozen}, **state})
 
-    def save(self, folder: Path) -> None:
-        """A checkpoint of everything that the rest of the run depends on."""
+    def state(self) -> dict[str, Tensor]:
+        """What training changes, by name, not copied: weights and buffers, their average, what optimisers remember."""
         tensors = {f"model/{k}": v for k, v in self.moving(self.family).items()}
         if self.ema:
             tensors |= {f"ema/{k}": v for k, v in self.moving(self.ema.module).items()}
-        tensors |= {f"best/{k}": v for k, v in self.best.items()}
         for name, group in self.optimisers.items():
             for k, p in self.params[name].items():
                 for field, value in next((o.state[p] for o in group if p in o.state), {}).items():
                     tensors[f"optim/{name}/{field}/{k}"] = value
-        best = self.best_loss if math.isfinite(self.best_loss) else None
-        facts = {"steps": self.steps, "skipped": self.skipped, "best_loss": best, "seed": self.seed, "total": self.config.steps}
-        checkpoint.write(folder, self.steps, tensors, facts)
+        return tensors
 
-    def load(self, folder: Path) -> list[str] | None:
-        """Continue from the newest whole checkpoint; None when there is none, else warnings about damaged ones."""
-        found = checkpoint.newest(folder)
-        if found is None:
-            return None
-        tensors, facts, warnings = found
-        part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        self._put(self.family, part("model/"))
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        self._put(self.family, part(state, "model/"))
         if self.ema:
-            self._put(self.ema.module, part("ema/"))
-        self.best = part("best/")
-        self.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
-        self.steps, self.skipped = facts["steps"], facts["skipped"]
-        for key, value in part("optim/").items():
+            self._put(self.ema.module, part(state, "ema/"))
+        for optimiser in [o for group in self.optimisers.values() for o in group]:
+            optimiser.state.clear()
+        for key, value in part(state, "optim/").items():
             name, field, param = key.split("/")
             parameter = self.params[name][param]
             device = "cpu" if field == "step" else parameter.device
             owner = next(o for o in self.optimisers[name] if any(p is parameter for g in o.param_groups for p in g["params"]))
-            owner.state[parameter][field] = to(value, device)
+            owner.state[parameter][field] = value.to(device, copy=True)
+
+    def save(self, folder: Path) -> bool:
+        """A checkpoint of everything that the rest of the run depends on; False when it is not finite, and nothing was written."""
+        state = self.state()
+        if not finite(state):
+            return False
+        tensors = state | {f"best/{k}": v for k, v in self.best.items()} | {f"good/{k}": v for k, v in self.guard.good.items()}
+        best = self.best_loss if math.isfinite(self.best_loss) else None
+        facts = {"steps": self.steps, "best_loss": best, "seed": self.seed, "total": self.config.steps, "guard": self.guard.facts(),
+                 "threads": self.threads, "around": self.around()}
+        checkpoint.write(folder, self.steps, tensors, facts)
+        return True
+
+    def load(self, folder: Path) -> list[str] | None:
+        """Continue from the newest whole checkpoint; None when there is none, else warnings: damaged ones, what is not as it was."""
+        found = checkpoint.newest(folder)
+        if found is None:
+            return None
+        tensors, facts, warnings = found
+        self._restore(tensors)
+        self.best, self.guard = part(tensors, "best/"), recalled(facts["guard"], part(tensors, "good/"))
+        self.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
+        self.steps, self.threads = facts["steps"], facts["threads"]
+        now = self.around()
+        differ = [f"{k} {was} (now {now[k]})" for k, was in facts["around"].items() if k in now and now[k] != was]
+        if differ:
+            warnings.append("the run began with " + ", ".join(differ) + ": it goes on, but not bit for bit as it would have")
         return warnings
+
+    def around(self) -> dict[str, Any]:
+        """What equality to the bit depends on, beside the state; the number of threads is put back on its own."""
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in self.family.parameters()})
+        return {
+            "torch": str(torch.__version__), "device": self.model.device.type, "cpu": torch.backends.cpu.get_cpu_capability(),
+            "dtype": "+".join(dtypes), "lanes": self.config.lanes, "batch": self.config.batch, "seed": self.seed,
+            "data": self.data.fingerprint(),
+        }  # fmt: skip
+
+
+def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries under a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+class Saving:
+    """Checkpoints now and then, and what is done when the disk refuses: wait, say it once, try again later."""
+
+    def __init__(self, trainer: Trainer, folder: Path | None, every: float, warn: Warn | None) -> None:
+        self.trainer, self.folder, self.every, self.warn = trainer, folder, every, warn or (lambda line: None)
+        self.last, self.refused = time.monotonic(), False
+
+    def now_and_then(self) -> None:
+        done = self.trainer.steps >= self.trainer.config.steps
+        if self.folder is None or done or time.monotonic() - self.last <= self.every:
+            return
+        try:
+            self.trainer.save(self.folder)
+        except ResourceError as error:
+            if not self.refused:
+                self.warn(f"checkpoints pause, training goes on: {error}")
+            self.refused = True
+        else:
+            if self.refused:
+                self.warn(f"checkpoints are written again, from step {self.trainer.steps} on")
+            self.refused = False
+        self.last = time.monotonic()
 
 
 @torch.no_grad()
