@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 from morphogen.errors import DataError, FormatError, ResourceError, UsageError
 
+PART = ".new"  # the end of every temporary name: what a killed writer leaves is known by it
+
 
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # Windows cannot fsync a folder; its rename is journaled
@@ -21,6 +23,14 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, each noted on disk in the one that holds it."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _explain(error: OSError, path: Path) -> ResourceError:
@@ -33,8 +43,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", dir=path.parent)
+        _make(path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=PART, dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -77,30 +87,54 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a temporary sibling folder; it takes the name `path` only when the block ends well."""
-    path = Path(path)
+    """Fill a temporary sibling folder; it takes the name `path` only when the block ends well. Raises ResourceError.
+
+    An older folder of that name is moved aside first, and back again when the new one cannot take its place.
+    """
+    path, temporary = Path(path), None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", dir=path.parent))
-    except OSError as error:
-        raise _explain(error, path) from None
-    try:
+        _make(path.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=PART, dir=path.parent))
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
+        for part in (temporary, *temporary.rglob("*")):
+            if part.is_file():
+                with part.open("rb") as handle:
                     os.fsync(handle.fileno())
+            elif part.is_dir():
+                _sync_folder(part)
         os.chmod(temporary, 0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise _explain(error, path) from None
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _take(path, temporary)
+    except BaseException as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _explain(error, path) from None
         raise
+
+
+def _take(path: Path, temporary: Path) -> None:
+    """Give a finished folder its name."""
+    aside = temporary.with_name(f"{temporary.name}.old") if path.exists() else None
+    if aside is not None:
+        os.replace(path, aside)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        if aside is not None:
+            os.replace(aside, path)
+        raise
+    _sync_folder(path.parent)
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what killed writers left in a folder. Only for the holder of its lock: nobody else may be writing there."""
+    for path in Path(folder).glob(f".*{PART}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_output(path: Path, *, force: bool = False, inputs: tuple[Path, ...] = ()) -> None:
@@ -119,24 +153,52 @@ def check_output(path: Path, *, force: bool = False, inputs: tuple[Path, ...] = 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a run folder alone; a second process gets one line with the holder's process id."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            import fcntl
+    """Hold a run folder alone; a second process gets one line with the holder's process id. Raises ResourceError.
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no flock on Windows: the exclusive create of outputs still protects whole files
-            pass
-        except OSError:
-            pid = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
-            raise ResourceError(f"process {pid} is writing there", where=folder, remedy="wait for it or choose another output") from None
-        os.ftruncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
+    The system lets go of it when the holder dies, however it dies.
+    """
+    folder = Path(folder)
+    made, path = not folder.exists(), folder / ".lock"
+    try:
+        _make(folder)
+        handle = _held(path)
+    except OSError as error:
+        raise _explain(error, folder) from None
+    try:
         yield
     finally:
-        os.close(handle)
         with contextlib.suppress(OSError):
-            path.unlink()
+            path.unlink()  # while it is held: the name never goes from under a new holder
+        os.close(handle)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only when nothing came of it
+
+
+def _held(path: Path) -> int:
+    """An open, locked file of that name, with our process id in it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock_or_refuse(handle, path)
+            if os.fstat(handle).st_nlink:  # else its last holder took the name away after we had opened it
+                os.ftruncate(handle, 0)
+                os.write(handle, str(os.getpid()).encode())
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _lock_or_refuse(handle: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no flock on Windows: the exclusive create of outputs still protects whole files
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+        what, remedy = f"process {pid} is writing there", "wait for it or choose another output"
+        raise ResourceError(what, where=path.parent, remedy=remedy) from None

@@ -35,16 +35,15 @@ class Run:
         for name, codec in model.conditions.items():
             write_json(self.path / "conditions" / f"{name}.json", codec.state())
 
-    def save_model(self, model: Any, weights: dict[str, Any]) -> str:
-        """Family weights (as given: an average, usually) and bridges as one safetensors file; returns its SHA-256."""
+    def packed(self, model: Any, weights: dict[str, Any]) -> tuple[bytes, str]:
+        """What model.safetensors holds: family weights (as given: an average, usually) and bridges; and its SHA-256."""
         import hashlib
 
         from safetensors.torch import save
 
         tensors = {f"family.{k}": v for k, v in weights.items()} | {f"bridges.{k}": v for k, v in model.bridges.state_dict().items()}
         blob = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata={"format": "pt"})
-        write_bytes(self.path / "model.safetensors", blob)
-        return hashlib.sha256(blob).hexdigest()
+        return blob, hashlib.sha256(blob).hexdigest()
 
     def adopt_parent(self, parent: Run) -> None:
         """Copy the small files of the run whose latent this one models; its weights travel in our own file."""
@@ -61,6 +60,12 @@ class Run:
         """Append one line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Forget the lines after `step`: a run that is gone on with from there writes them again."""
+        if (self.path / "metrics.jsonl").exists():
+            kept = [line for line in self.metrics() if line.get("step", 0) <= step]
+            write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a line cut short by a crash is left out."""

@@ -24,7 +24,8 @@ from morphogen.training.data import Dataset, order
 from morphogen.training.lanes import Lanes
 from morphogen.training.optim import TrainConfig, rate
 from morphogen.training.split import split
-from morphogen.training.trainer import Diverged, Trainer
+from morphogen.training.guard import Diverged
+from morphogen.training.trainer import Trainer
 
 
 class Vectors:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from typing import Any
 from morphogen.api.common import Watch, device_of, seconds
 from morphogen.api.watching import Hook, Previewer
 from morphogen.errors import FormatError, UsageError
-from morphogen.files import check_output, lock, write_json
+from morphogen.files import PART, check_output, lock, sweep, write_bytes, write_json
 from morphogen.plan import Plan, keep_worked_out, make_plan, recall_worked_out
 from morphogen.registry import resolve
 from morphogen.run import Run, build_bridges, config_values
@@ -47,12 +49,12 @@ def train(
     Raises UsageError, DataError, FormatError, ResourceError or Interrupted.
     """
     begun, watch, out = START(), watch or Watch(), Path(out)
-    if resume and (out / "recipe.toml").is_file() and Run.load(out).finished():
+    if resume and _finished(out):
         watch.say("already finished; nothing to resume", "good")
         return Run.load(out)
     fresh = not (resume and (out / "recipe.toml").is_file())
     if fresh:
-        check_output(out, force=force or (resume and _cut_short(out)), inputs=(Path(data),) if isinstance(data, str | Path) else ())
+        check_output(out, force=force or (resume and cut_short(out)), inputs=(Path(data),) if isinstance(data, str | Path) else ())
     parent = Run.load(bridge) if bridge else None
     if parent is not None and not parent.finished():
         raise FormatError("the bridge run is not finished", where=bridge, remedy="train it to its end first")
@@ -67,9 +69,13 @@ def train(
         watch.say("picked  " + line)
     for line in plan.warnings:
         watch.say(line, "warn")
-    if fresh and force and out.is_dir():
-        clear(out)
     with lock(out):
+        if resume and _finished(out):  # by another process, while this one was reading the data
+            return Run.load(out)
+        if fresh and force:
+            clear(out)
+        for folder in (out, out / "state"):
+            sweep(folder)
         run = Job(plan, Run(out, recorded), parent, device_of(device), begun, watch).run(fresh, data, bridge, cond)
     if report and plan.held_out:
         from morphogen.api.evaluate import evaluate
@@ -87,6 +93,7 @@ def _over(recipe: str | Path, own: dict[str, Any]) -> dict[str, Any]:
     if own["steps"] or own["minutes"]:
         theirs.pop("steps", None)
         theirs.pop("minutes", None)
+        theirs["options"]["training"].pop("aims", None)
     options = {
         k: {**theirs["options"].get(k, {}), **(own["options"] or {}).get(k, {})} for k in {*theirs["options"], *(own["options"] or {})}
     }
@@ -110,16 +117,30 @@ def recorded_wishes(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**wishes, **({"steps": training["steps"]} if training.get("steps") else {"minutes": data.get("minutes")})}
 
 
-def _cut_short(out: Path) -> bool:
+def _finished(out: Path) -> bool:
+    """Whether a run is at its end; checkpoints that a killed process left then go."""
+    done = (out / "recipe.toml").is_file() and Run.load(out).finished()
+    if done and (out / "state").is_dir():
+        shutil.rmtree(out / "state", ignore_errors=True)
+    return done
+
+
+BEGINNINGS = {"codec", "conditions", "bridges", "samples", "derived.json", "provenance.json"}
+
+
+def cut_short(out: Path) -> bool:
     """Whether a folder holds nothing but the beginnings of a run that was killed before its recipe was written."""
-    return out.is_dir() and {p.name for p in out.iterdir()} <= {".lock", "codec", "conditions", "bridges", "samples"}
+    return out.is_dir() and all(p.name in BEGINNINGS or p.name == ".lock" or p.name.endswith(PART) for p in out.iterdir())
 
 
 def clear(out: Path) -> None:
-    """--force replaces a run; anything that is not one stays and is refused."""
-    if any(out.iterdir()) and not (out / "recipe.toml").is_file():
+    """--force replaces a run, whose lock is held; anything that is not one stays and is refused."""
+    old = [p for p in out.iterdir() if p.name != ".lock"]
+    if old and not (out / "recipe.toml").is_file() and not cut_short(out):
         raise UsageError("the folder is not a run; it is not overwritten", where=out, remedy="choose another name")
-    shutil.rmtree(out)
+    (out / "recipe.toml").unlink(missing_ok=True)  # first: a run half removed is none
+    for path in old:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def build_model(plan: Plan, parent: Run | None = None, device: str = "cpu") -> Any:
@@ -221,7 +242,6 @@ class Job:
             "generation": {"tile": model.tile},
             **(more or {}),
         }
-        run.save_recipe()
         run.save_parts(model)
         keep_worked_out(plan, run.path)
         run.save_bridges(model)
@@ -236,6 +256,7 @@ class Job:
                 "environment": environment(),
             },
         )
+        run.save_recipe()  # last: with it, all that --resume needs is there
 
     # ---------------------------------------------------------------- networks
     def fit(self, model: Any, dataset: Any, held: Any, fresh: bool) -> dict[str, Any]:
@@ -245,45 +266,64 @@ class Job:
         trainer = Trainer(model, dataset, plan.training, seed=plan.seed, held_out=held)
         if self.calibrates:
             trainer.calibrate()
-        preview = Previewer(model, run, plan, self.watch)
+        preview, pace = Previewer(model, run, plan, self.watch), None
         if plan.training.steps == 0:
-            trainer.config = self.timed(trainer, preview)
-        if trainer.ema:
-            from morphogen.training.optim import ema_decay
-
-            trainer.ema.decay = ema_decay(trainer.config)
+            pace = self.timed(trainer, preview)
         if not fresh:
             for line in trainer.load(run.path / "state") or []:
                 self.watch.say(line, "warn")
+            run.cut_log(trainer.steps)
             self.watch.say(f"resumed at step {trainer.steps} of {trainer.config.steps}")
         self.watch.say(
             f"training {trainer.config.steps:,} steps of {trainer.config.batch} items, {model.parameters():,} parameters", "head"
         )
-        hook = Hook(run, preview, self.watch, self.begun + 60 * plan.minutes if fresh and plan.minutes else None)
-        trainer.run(hook, save_to=run.path / "state")
+        hook = Hook(run, preview, self.watch, pace)
+        trainer.run(hook, save_to=run.path / "state", warn=lambda line: self.watch.say(line, "warn"))
         model.family.load_state_dict(trainer.final())
-        return {"skipped": trainer.skipped, "steps": trainer.steps}
+        return {"skipped": trainer.guard.skipped, "roll_backs": trainer.guard.roll_backs, "steps": trainer.steps}
 
     def timed(self, trainer: Any, preview: Previewer) -> Any:
-        """--minutes becomes steps once, after measuring a step, a preview and a check; frozen in the recipe."""
+        """--minutes becomes steps after measuring a step, a preview, a check and what comes at the end; a Pace mends them on the way."""
+        from morphogen.training.pace import Pace
+        from morphogen.training.trainer import CHECKED
+
         budget = (self.plan.minutes or 1) * 60
+        spent = time.monotonic() - self.begun
+        if spent > budget / 2:
+            remedy = f"--minutes {math.ceil((spent + budget) / 30) / 2:g} would leave time to learn"
+            self.watch.say(f"reading the data took {seconds(spent)} of {seconds(budget)}: {remedy}", "warn")
         begun = time.monotonic()
         preview.draw(0)
         one_preview = time.monotonic() - begun
-        begun = time.monotonic()
-        trainer.check()
-        one_check = time.monotonic() - begun
-        trainer.best, trainer.best_loss = {}, float("inf")
-        step = trainer.seconds_per_step(min(20.0, max(1.0, 0.05 * budget)))
+        pace = Pace(self.begun + budget - self.closing(trainer))
+        step = trainer.seconds_per_step(min(20.0, max(1.0, 0.03 * budget)))
         config = trainer.config
-        previews = config.previews if one_preview * config.previews < 0.08 * budget else int(0.08 * budget / max(one_preview, 1e-9))
-        checks = config.checks if one_check * config.checks < 0.05 * budget else max(1, int(0.05 * budget / max(one_check, 1e-9)))
-        left = budget - (time.monotonic() - self.begun) - previews * one_preview - checks * one_check - 1.0
-        steps = max(3, int(left / step))
-        config = dataclasses.replace(config, steps=steps, previews=previews, checks=checks)
-        self.folder.recipe["training"] = config_values(config)
+        # without gradients an item costs about a third; few minutes may have room for few checks, or for none
+        one_check = 0.0 if trainer.held_out is None else step / 3 * min(CHECKED, trainer.held_out.n) / config.batch
+        previews = min(config.previews, int(0.08 * budget / max(one_preview, 1e-9)))
+        checks = min(config.checks, int(0.08 * budget / max(one_check, 1e-9)))
+        left = pace.deadline - time.monotonic() - previews * one_preview - checks * one_check
+        trainer.config = dataclasses.replace(config, steps=max(3, int(left / step)), previews=previews, checks=checks)
+        pace.start({"preview": one_preview, "check": one_check})
+        self.folder.recipe["training"] = config_values(trainer.config)
         self.folder.save_recipe()
-        return config
+        return pace
+
+    def closing(self, trainer: Any) -> float:
+        """Seconds from the last step to the saved model: `finish` is tried on a part of the data, and forgotten."""
+        import torch
+
+        family, took = trainer.family, 0.0
+        if hasattr(family, "finish"):
+            kept = {k: v.clone() for k, v in family.state_dict().items()}
+            begun = time.monotonic()
+            some = min(trainer.data.n, 2048)
+            with torch.no_grad():
+                family.eval().finish(itertools.islice(trainer.data.batches(512), -(-some // 512)))
+            took = (time.monotonic() - begun) * trainer.data.n / some
+            family.load_state_dict(kept)
+        size = sum(t.numel() * t.element_size() for t in family.state_dict().values())
+        return 0.3 + took + size / 1e8
 
     def classical(self, model: Any, dataset: Any) -> dict[str, Any]:
         import torch
@@ -295,11 +335,11 @@ class Job:
 
     def finish(self, model: Any, facts: dict[str, Any]) -> None:
         run, took = self.folder, time.monotonic() - self.begun
-        weights = model.family.state_dict()
-        digest = run.save_model(model, weights)
+        blob, digest = run.packed(model, model.family.state_dict())
         provenance = run.provenance() | {"model": digest, "parameters": model.parameters(), "seconds": round(took, 1), **facts}
         provenance["contains_training_rows"] = not model.family.phases
         write_json(run.path / "provenance.json", provenance)
+        write_bytes(run.path / "model.safetensors", blob)  # last: with it the run is finished
         shutil.rmtree(run.path / "state", ignore_errors=True)
         self.watch.progress("training", 1.0)
         self.watch.say(f"saved {run.path} after {seconds(took)}", "good")

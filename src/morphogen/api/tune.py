@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.api.common import Watch, device_of
-from morphogen.api.train import Job, clear
+from morphogen.api.train import Job, clear, cut_short
 from morphogen.api.tuning import lines_of, loss_of, open_base, own_held_out, tuned_plan
 from morphogen.config import make
 from morphogen.errors import FormatError
-from morphogen.files import check_output, lock, read_json, write_json
+from morphogen.files import check_output, lock, read_json, sweep, write_json
 from morphogen.plan import Plan
 from morphogen.run import Run, config_values
 
@@ -60,12 +60,14 @@ def tune(
     source = open_base(base)
     if fresh:
         inputs = (Path(data), source.path) if isinstance(data, str | Path) else (source.path,)
-        check_output(out, force=force, inputs=inputs)
+        check_output(out, force=force or (resume and cut_short(out)), inputs=inputs)
     asked = {"rank": rank, "full": full, "seed": seed, "minutes": minutes, "steps": steps, "options": options or {}}
     recorded = {} if fresh else _recorded(Run.load(out), source)
-    if fresh and force and out.is_dir():
-        clear(out)
     with lock(out):
+        if fresh and force:
+            clear(out)
+        for folder in (out, out / "state"):
+            sweep(folder)
         return _Tuning(source, data, Run(out, recorded), {**asked, **recorded.get("tune", {})}, (device_of(device), begun, watch)).run()
 
 
@@ -137,10 +139,9 @@ class _Tuning:
             "minutes": self.asked["minutes"], "lora": config_values(config) if config else None,
         }
         parent = Run(self.base.path / "bridges" / "0", {}) if (self.base.path / "bridges" / "0" / "recipe.toml").is_file() else None
-        job.record(model, self.data, None, (), self.out.recipe)
         if parent is not None:
             self.out.adopt_parent(parent)
-        write_json(self.out.path / "provenance.json", {**self.out.provenance(), "parents": [digest]})
+        job.record(model, self.data, None, (), self.out.recipe)
 
     def finish(self, job: Any, model: Any, items: tuple[Any, Any], answer: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         from morphogen.adapt.lora import adapter_state
@@ -163,6 +164,7 @@ class _Tuning:
         answer |= {"base": str(self.base.path.resolve()), "method": "full" if self.asked["full"] else "lora", "steps": facts["steps"],
                    "items": len(job.plan.items), "skipped": job.plan.warnings}
         write_json(self.out.path / "tune.json", answer)
+        write_json(self.out.path / "provenance.json", {**self.out.provenance(), "parents": [self.out.recipe["tune"]["base_model"]]})
         job.finish(model, facts)
         for line in lines_of(answer):
             self.watch.say(line, "good")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from morphogen.api.common import Watch
+from morphogen.errors import ResourceError
 from morphogen.files import read_json, write_bytes, write_json
 from morphogen.plan import Plan
 from morphogen.run import Run, config_values
+
+if TYPE_CHECKING:
+    from morphogen.training.pace import Pace
 
 
 class Previewer:
@@ -33,33 +38,36 @@ class Previewer:
 
 
 class Hook:
-    """Writes metrics.jsonl, draws previews, moves the progress bar."""
+    """Writes metrics.jsonl, draws previews, moves the progress bar, keeps the promised time (`pace`)."""
 
-    def __init__(self, run: Run, preview: Previewer, watch: Watch, deadline: float | None) -> None:
-        self.run, self.preview, self.watch, self.deadline = run, preview, watch, deadline
-        self.moments = [1 / 6, 1 / 3, 1 / 2]
+    def __init__(self, run: Run, preview: Previewer, watch: Watch, pace: Pace | None) -> None:
+        self.run, self.preview, self.watch, self.pace = run, preview, watch, pace
         self.begun, self.count, self.shown, self.note = time.monotonic(), 0, 0.0, ""
         self.sums: dict[str, float] = {}
+        self.refused = False
 
     def __call__(self, trainer: Any, log: dict[str, Any]) -> None:
         from morphogen.training.trainer import due
 
         total, step = trainer.config.steps, log["step"]
+        if self.pace:
+            self.pace.stepped("check" if "held_out" in log else "")
         for k, v in log.items():
-            if k not in ("step", "lr", "held_out", "skipped"):
+            if k not in ("step", "lr", "held_out", "skipped", "back"):
                 self.sums[k] = self.sums.get(k, 0.0) + v
         self.count += 1
+        if "back" in log:
+            self.watch.say(f"step {step:,}: {log['back']}; back to a good state, at half the rate", "warn")
         every = max(1, total // 200)
         if step % every == 0 or step == total or "held_out" in log:
             means = {k: v / self.count for k, v in self.sums.items()}
             kept = {k: log[k] for k in ("held_out", "skipped") if k in log}
             line = {"step": step, "seconds": round(time.monotonic() - self.begun, 2), "lr": log["lr"], **means, **kept}
-            self.run.log(
-                {
-                    k: round(v, 6) if isinstance(v, float) and v == v and abs(v) < 1e12 else (v if isinstance(v, int) else None)
-                    for k, v in line.items()
-                }
-            )
+            plain = {
+                k: round(v, 6) if isinstance(v, float) and v == v and abs(v) < 1e12 else (v if isinstance(v, int) else None)
+                for k, v in line.items()
+            }
+            self.write(lambda: self.run.log(plain))
             self.sums, self.count = {}, 0
             self.note = "  ".join(f"{k} {v:.4g}" for k, v in means.items())
         if time.monotonic() - self.shown > 0.2 or step == total:
@@ -67,22 +75,30 @@ class Hook:
             self.shown = time.monotonic()
         previews = trainer.config.previews
         if previews and due(step, previews, total):
-            self.preview.draw(step, trainer.ema.module if trainer.ema else None)
-        self.keep_time(trainer)
+            self.write(lambda: self.preview.draw(step, trainer.ema.module if trainer.ema else None))
+            if self.pace:
+                self.pace.did("preview")
+        if self.pace and step < total:
+            self.keep_time(trainer, self.pace)
 
-    def keep_time(self, trainer: Any) -> None:
-        """At a sixth, a third and half of the time, mend the number of steps if the machine turned out faster or slower."""
-        now, done, total = time.monotonic(), trainer.steps, trainer.config.steps
-        if self.deadline is None or not self.moments:
-            return
-        if now < self.begun + self.moments[0] * (self.deadline - self.begun) and done < self.moments[0] * total:
-            return
-        self.moments.pop(0)
-        steps = done + int((self.deadline - 1.0 - now) * done / (now - self.begun))
-        if abs(steps / total - 1) > 0.03:
-            trainer.retarget(max(done + 1, steps))
+    def keep_time(self, trainer: Any, pace: Pace) -> None:
+        """Mend the number of steps when the machine turns out faster or slower; it is written down before it matters."""
+        config, done, total = trainer.config, trainer.steps, trainer.config.steps
+        waiting = {what: times - times * done // total for what, times in (("check", config.checks), ("preview", config.previews))}
+        steps = pace.steps_in_all(done, total, waiting)
+        if steps != total:
+            trainer.retarget(steps)
             self.run.recipe["training"] = config_values(trainer.config)
-            self.run.save_recipe()
+            self.write(self.run.save_recipe)
+
+    def write(self, work: Callable[[], None]) -> None:
+        """A disk that is full costs a line of the log or a preview, not the run; that is said once."""
+        try:
+            work()
+        except (OSError, ResourceError) as error:
+            if not self.refused:
+                self.watch.say(f"log and previews are not written, training goes on: {error}", "warn")
+            self.refused = True
 
 
 def default_cond(model: Any, keys: Any, asked: dict[str, Any] | None = None) -> dict[str, list[Any]] | None:

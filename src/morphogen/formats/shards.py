@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import re
+import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -175,6 +176,11 @@ def write_shards(folder: Path | str, tensors: Mapping[str, Tensor], *, limit_byt
     where = {name: file for file, shard in zip(names, plan) for name in shard}
     write_json(index, {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
     return [folder / name for name in names]
+
+
+def write_file(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file bit by bit into an open file, with no copy of the whole. Raises UsageError for what it cannot hold."""
+    _write_file(file, tensors, _plan(tensors, sys.maxsize)[0])
 
 
 def _remove(folder: Path, keep: list[str], index: Path) -> None:

@@ -16,7 +16,7 @@ from morphogen.config import make
 from morphogen.contracts import Item
 from morphogen.errors import FormatError, UsageError
 from morphogen.families.autoregressive import Autoregressive, AutoregressiveConfig
-from morphogen.files import check_output, lock, read_json, write_json
+from morphogen.files import check_output, lock, read_json, sweep, write_json
 from morphogen.formats.hf import Foreign, theirs_of
 from morphogen.formats.peft import Adapter, write_peft
 from morphogen.language.export import export
@@ -27,7 +27,8 @@ from morphogen.model import Model
 from morphogen.samples import docstrings
 from morphogen.training.data import Dataset
 from morphogen.training.lanes import lanes_for
-from morphogen.training.optim import TrainConfig, ema_decay
+from morphogen.training.optim import TrainConfig
+from morphogen.training.pace import Pace
 from morphogen.training.split import split
 from morphogen.training.trainer import Trainer, held_out_loss
 from morphogen.trust.provenance import hash_file
@@ -62,12 +63,15 @@ def tune(base: str | Path, data: Any, out: Path, asked: dict[str, Any], around: 
         return {"run": str(out), **read_json(out / REPORT)}
     if not recorded:
         check_output(out, force=asked["force"], inputs=(source.path, *((Path(data),) if isinstance(data, str | Path) else ())))
-        if out.is_dir() and any(out.iterdir()):
-            if not ((out / REPORT).is_file() or (out / "state" / SETTINGS).is_file()):
-                raise UsageError("the folder is no tuned model; it is not overwritten", where=out, remedy="choose another name")
-            shutil.rmtree(out)
+        ours = (out / REPORT).is_file() or (out / "state" / SETTINGS).is_file()
+        if out.is_dir() and any(out.iterdir()) and not ours:
+            raise UsageError("the folder is no tuned model; it is not overwritten", where=out, remedy="choose another name")
     tuning = Tuning(source, data, out, asked, around)
     with lock(out):
+        if not recorded:
+            for path in [p for p in out.iterdir() if p.name != ".lock"]:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        sweep(out / "state")
         return tuning.run(read_json(out / "state" / SETTINGS) if recorded else {})
 
 
@@ -174,12 +178,10 @@ class Tuning:
     # ---------------------------------------------------------------- training
     def _fit(self, trainer: Trainer, closing: float, *, fresh: bool) -> None:
         """`closing`: seconds that what follows takes."""
-        state, deadline = self.out / "state", None
+        state, pace = self.out / "state", None
         if trainer.config.steps == 0:
-            deadline = self.begun + 60 * float(self.asked["minutes"]) - closing
-            self._timed(trainer, deadline)
-        if trainer.ema:
-            trainer.ema.decay = ema_decay(trainer.config)
+            pace = Pace(self.begun + 60 * float(self.asked["minutes"]) - closing, most=self._most(trainer))
+            self._timed(trainer, pace)
         if fresh:
             self._record(trainer)
         else:
@@ -189,37 +191,35 @@ class Tuning:
         config = trainer.config
         passes = config.steps * config.batch / trainer.data.n
         self.watch.say(f"training {config.steps:,} steps of {config.batch} rows, {passes:.1f} times over the data", "head")
-        moments, began = [1 / 6, 1 / 3, 1 / 2], time.monotonic()
 
         def hook(trainer: Trainer, log: dict[str, Any]) -> None:
             if "held_out" in log:
                 self.watch.say(f"step {log['step']:,}: held-out loss {log['held_out']:.4g}")
             self.watch.progress("tuning", log["step"] / trainer.config.steps, f"loss {log['main']:.3g}")
-            now, total = time.monotonic(), trainer.config.steps
-            if deadline is None or not moments:
+            if pace is None:
                 return
-            if now - began < moments[0] * (deadline - began) and log["step"] < moments[0] * total:
-                return
-            moments.pop(0)  # mend the number of steps if the machine turned out faster or slower
-            steps = min(trainer.steps + int((deadline - now) * trainer.steps / (now - began)), self._most(trainer))
-            if abs(steps / total - 1) > 0.03:
-                trainer.retarget(max(trainer.steps + 1, steps))
+            pace.stepped("check" if "held_out" in log else "")
+            config, done = trainer.config, trainer.steps
+            steps = pace.steps_in_all(done, config.steps, {"check": config.checks - config.checks * done // config.steps})
+            if steps != config.steps and done < config.steps:
+                trainer.retarget(steps)
                 self._record(trainer)
 
-        trainer.run(hook, save_to=state)
+        trainer.run(hook, save_to=state, warn=lambda line: self.watch.say(line, "warn"))
 
     def _most(self, trainer: Trainer) -> int:
         return max(10, MOST_PASSES * -(-trainer.data.n // trainer.config.batch))
 
-    def _timed(self, trainer: Trainer, deadline: float) -> None:
-        """--minutes becomes steps once, after measuring a step and a check; at most so many passes over the data."""
+    def _timed(self, trainer: Trainer, pace: Pace) -> None:
+        """--minutes becomes steps after measuring a step and a check; at most so many passes over the data."""
         begun = time.monotonic()
         trainer.check()
         check = time.monotonic() - begun
         trainer.best, trainer.best_loss = {}, float("inf")
-        step = trainer.seconds_per_step(min(20.0, 0.05 * (deadline - begun)))
-        left = deadline - time.monotonic() - trainer.config.checks * check
-        trainer.config = dataclasses.replace(trainer.config, steps=max(3, min(int(left / step), self._most(trainer))))
+        step = trainer.seconds_per_step(min(20.0, 0.05 * (pace.deadline - begun)))
+        left = pace.deadline - time.monotonic() - trainer.config.checks * check
+        trainer.config = dataclasses.replace(trainer.config, steps=max(3, min(int(left / step), pace.most)))
+        pace.start({"check": check})
 
     def _record(self, trainer: Trainer) -> None:
         """What --resume needs, before the first step."""
@@ -241,6 +241,7 @@ class Tuning:
     def _save(self, net: nn.Module, answer: dict[str, Any]) -> dict[str, Any]:
         whole = LanguageModel(self.source, weights="float32")
         whole._exact = net.cpu()
+        shutil.rmtree(self.out / "model.part", ignore_errors=True)  # of a process that was killed in here
         export(whole, self.out / "model.part", form="hf")  # reads it back and compares
         for file in sorted((self.out / "model.part").iterdir()):
             file.replace(self.out / file.name)

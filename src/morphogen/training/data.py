@@ -1,6 +1,7 @@
 """Encoded items as tensors, and the batches made of them: order, augmentation and hidden parts are functions of keys."""
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ class Dataset:
         self.with_given = bool(getattr(model.family.config, "given", False))
         self.symmetry = model.codec.space.symmetry if isinstance(model.codec.space, Array) else ()
         self._inner: tuple[Any, Tensor | None] | None = None
+        self._mark: str | None = None
         if not self.with_given and (not self.symmetry or self.known is not None):
             parts = [self._inward(torch.arange(i, min(i + chunk, self.n))) for i in range(0, self.n, chunk)]
             self._inner = (join([p[0] for p in parts]), join([p[1] for p in parts]))
@@ -66,11 +68,30 @@ class Dataset:
                 x, mask = self.model.inward(x, mask)
         return Batch(to(x, device), keys.to(device), weight.to(device), to(mask, device), to(pick(self.cond, ids), device), given)
 
+    def fingerprint(self) -> str:
+        """A short hash of all items as they are trained on."""
+        if self._mark is None:
+            digest = hashlib.sha256()
+            for name, tensor in _flat({"x": self.x, "mask": self.mask, "known": self.known, "cond": self.cond}):
+                digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+            self._mark = digest.hexdigest()[:16]
+        return self._mark
+
     def batches(self, size: int, seed: int = 0) -> Iterator[Batch]:
         """One pass in order, nothing hidden: what classical families fit on."""
         for start in range(0, self.n, size):
             ids = torch.arange(start, min(start + size, self.n))
             yield self.batch(ids, draws.derive(ids, f"pass.{seed}"), plain=True)
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested dictionaries, in order of their names."""
+    if isinstance(value, dict):
+        for key in sorted(value):
+            yield from _flat(value[key], f"{name}.{key}")
+    elif value is not None:
+        yield name, value
 
 
 def samples_of(model: Model, items: Sequence[Item]) -> tuple[list[Sample], Any]:

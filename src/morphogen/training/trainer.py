@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from morphogen.contracts import Adapts, Batch, Calibrates, Loss
-from morphogen.errors import Interrupted, ResourceError
-from morphogen.model import Model, to
+from morphogen.errors import Interrupted
+from morphogen.model import Model
 from morphogen.sampling import draws
 from morphogen.training import checkpoint
 from morphogen.training.data import Dataset, order
@@ -22,31 +23,41 @@ from morphogen.training.ema import EMA
 from morphogen.training.guard import Guard, finite, recalled
 from morphogen.training.lanes import Lanes, lanes_for
 from morphogen.training.optim import TrainConfig, aimed, ema_decay, optimisers, rate, retargeted
+from morphogen.training.saving import Saving, between_steps
+
+if TYPE_CHECKING:
+    from morphogen.training.parallel import Crew
 
 Log = dict[str, Any]
+CHECKED = 512  # items a check of the held-out loss looks at, at most
 Hook = Callable[["Trainer", Log], None]
 Warn = Callable[[str], None]
 
 
 class Trainer:
-    """Trains a model's family on a Dataset. `parallel` wraps the family from outside; its forward is the loss.
+    """Trains a model's family on a Dataset; its forward is the loss. `crew`: the processes that train it together.
 
     The loop holds no clock: `config.steps` decides. `step()` is one optimiser step over all windows and phases.
     """
 
-    def __init__(self, model: Model, data: Dataset, config: TrainConfig, *, seed: int = 0, held_out: Dataset | None = None) -> None:
-        self.model, self.family, self.data, self.config, self.seed = model, model.family, data, config, seed
+    def __init__(
+        self, model: Model, data: Dataset, config: TrainConfig, *, seed: int = 0, held_out: Dataset | None = None, crew: Crew | None = None
+    ) -> None:
+        self.model, self.data, self.seed = model, data, seed
         self.held_out, self.steps, self.guard, self.threads = held_out, 0, Guard(), torch.get_num_threads()
         self.best_loss = math.inf
         self.best: dict[str, Tensor] = {}
+        lanes = config.lanes or lanes_for(model.device)
+        self.config = config = dataclasses.replace(config, lanes=lanes)
+        self.ema = EMA(model.family, ema_decay(config)) if config.ema else None
+        self.lanes = crew.over(model.family, self.ema) if crew else Lanes(model.family, lanes)
+        self.family: Any = self.lanes.modules[0]
         trainable = {k: p for k, p in self.family.named_parameters() if p.requires_grad}
         self.frozen = {k for k, p in self.family.named_parameters(remove_duplicate=False) if not p.requires_grad}
         self.params = {ph.name: {k: p for k, p in trainable.items() if k.startswith(ph.params)} for ph in self.family.phases}
-        lanes = config.lanes or lanes_for(model.device)
-        self.config = config = dataclasses.replace(config, lanes=lanes)
-        self.lanes = Lanes(self.family, lanes)
-        self.optimisers = {ph.name: optimisers(config, ph, self.family, self.params[ph.name], lanes) for ph in self.family.phases}
-        self.ema = EMA(self.family, ema_decay(config)) if config.ema else None
+        self.optimisers = {
+            ph.name: optimisers(config, ph, self.family, self.params[ph.name], len(self.lanes)) for ph in self.family.phases
+        }
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -54,20 +65,24 @@ class Trainer:
         if isinstance(self.family, Calibrates):
             ids = torch.arange(self.data.n)[:: max(1, self.data.n // 4096)][:4096]
             self.family.calibrate(self.data.batch(ids, draws.derive(ids, "calibrate"), plain=True))
+            self.lanes.level()
             if self.ema:
-                self.ema.module.load_state_dict(self.model.family.state_dict())
+                self.ema.module.load_state_dict(self.family.state_dict())
 
     # ---------------------------------------------------------------- one step
     def windows(self) -> list[list[Batch]]:
         """This step's batch in parts: for each lane, its windows one after another."""
         ids, keys, weight = order(self.data.n, self.config.batch, self.seed, self.steps, self.data.lengths)
-        n = self.config.lanes * self.config.windows
+        n = self.lanes.world * self.config.windows
+        if self.lanes.together and len(ids) < n:  # rows of weight 0 for those who would have none
+            ids, keys = (torch.cat([rows, rows[:1].expand(n - len(rows))]) for rows in (ids, keys))
+            weight = torch.cat([weight, torch.zeros(n - len(weight))])
 
         def share(lane: int) -> list[Batch]:
-            parts = [slice(i, None, n) for i in range(lane, min(n, len(ids)), self.config.lanes)]
+            parts = [slice(i, None, n) for i in range(lane, min(n, len(ids)), self.lanes.world)]
             return [self.data.batch(ids[part], keys[part], weight[part]) for part in parts]
 
-        return self.lanes.map(share, range(len(self.lanes)))
+        return self.lanes.map(share, self.lanes.mine)
 
     def step(self) -> Log:
         """One optimiser step for each phase; returns mean losses. A step whose loss is not finite changes nothing and is counted."""
@@ -119,20 +134,24 @@ class Trainer:
     def _backward(self, batches: list[list[Batch]], phase: str, stats: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         def work(module: nn.Module, mine: list[Batch]) -> list[Loss]:
             losses = []
-            for batch in mine:
-                loss = module(batch, phase)
-                loss.total.backward()
+            for i, batch in enumerate(mine):
+                with self.lanes.loss(module, phase, i + 1 == len(mine)) as loss_of:
+                    loss = loss_of(batch, phase)
+                    loss.total.backward()
                 losses.append(dataclasses.replace(loss, total=loss.total.detach()))
             return losses
 
         total = weight = torch.zeros((), device=self.model.device)
         parts: dict[str, Tensor] = {}
+        now: dict[str, Tensor] = {}
         for loss in [loss for lane in self.lanes.map(work, self.lanes.modules, batches) for loss in lane]:
             total, weight = total + loss.total, weight + loss.weight.detach()
-            for into, new in ((parts, loss.parts), (stats, loss.stats)):
+            for into, new in ((parts, loss.parts), (now, loss.stats)):
                 for k, v in new.items():
                     into[k] = into[k] + v if k in into else v
         self.lanes.gather()
+        total, weight = self.lanes.sum(total, weight, parts, now)
+        stats.update({k: stats[k] + v if k in stats else v for k, v in now.items()})
         return total, weight, parts
 
     def _apply(self, phase: Any, params: dict[str, nn.Parameter], weight: float, factor: float, *, finite: bool) -> bool:
@@ -141,7 +160,7 @@ class Trainer:
         grads = [p.grad for p in params.values() if p.grad is not None]
         for grad in grads:
             grad.mul_(1 / max(weight, 1e-9))
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = self.lanes.norm(grads)
         good = finite and bool(torch.isfinite(norm))
         if good:
             if self.config.clip:
@@ -161,16 +180,22 @@ class Trainer:
         if self.held_out is None or len(self.family.phases) != 1:
             return None
         module = self.ema.module if self.ema else self.family
-        value = held_out_loss(module, self.held_out)
+        value = self.lanes.tell(held_out_loss(module, self.held_out))
         if self.config.keep == "best" and -math.inf < value < self.best_loss and finite(self.moving(module)):
             self.best_loss, self.best = value, {k: v.detach().cpu().clone() for k, v in self.moving(module).items()}
         return value
 
     def final(self) -> dict[str, Tensor]:
         """The weights to draw from: the best average, the last average, or the weights themselves."""
-        if self.best:
-            return {**self.family.state_dict(), **self.best}
-        return (self.ema.module if self.ema else self.family).state_dict()
+        best = {**self.family.state_dict(), **self.best}
+        weights = best if self.best else (self.ema.module if self.ema else self.family).state_dict()
+        return {k: self.lanes.whole(v) for k, v in weights.items()}
+
+    @contextlib.contextmanager
+    def drawn(self) -> Iterator[nn.Module]:
+        """The family to draw from now: the average, or the weights themselves."""
+        with self.lanes.drawn(self.ema.module if self.ema else self.family) as module:
+            yield module
 
     # ---------------------------------------------------------------- the whole run
     def run(self, hook: Hook | None = None, *, save_to: Path | None = None, every: float = 60.0, warn: Warn | None = None) -> None:
@@ -181,23 +206,30 @@ class Trainer:
         """
         if save_to:
             checkpoint.check_room(save_to, self.state())
-        saving, threads = Saving(self, save_to, every, warn), torch.get_num_threads()
+        saving, threads, whole = Saving(self, save_to, every, warn), torch.get_num_threads(), True
         torch.set_num_threads(self.threads)
         try:
-            while self.steps < self.config.steps:
-                log = self.step()
-                if due(self.steps, self.config.checks, aimed(self.config, self.steps - 1)) and (value := self.check()) is not None:
-                    log["held_out"] = value
-                if hook:
-                    hook(self, log)
-                saving.now_and_then()
+            with between_steps() as stop:
+                while self.steps < self.config.steps:
+                    whole = False
+                    log = self.step()
+                    if due(self.steps, self.config.checks, aimed(self.config, self.steps - 1)) and (value := self.check()) is not None:
+                        log["held_out"] = value
+                    whole = True
+                    if hook:
+                        hook(self, log)
+                    saving.now_and_then()
+                    stop()
+                    if self.lanes.stopping():
+                        raise KeyboardInterrupt
             if not finite(self.state()):
                 self._go_back("weights are no numbers at the end")
         except KeyboardInterrupt:
-            if save_to:
+            if save_to and whole:
                 self.save(save_to)
             where = f"step {self.steps} of {self.config.steps}"
-            raise Interrupted("stopped; what was trained is saved", where=where, remedy="go on with --resume") from None
+            what = "what was trained is saved" if whole else "the last checkpoint stands"
+            raise Interrupted(f"stopped; {what}", where=where, remedy="go on with --resume") from None
         finally:
             torch.set_num_threads(threads)
 
@@ -210,7 +242,7 @@ class Trainer:
         before = {k: v.detach().clone() for k, v in self.state().items()}
         config, self.config = self.config, dataclasses.replace(self.config, steps=10**9)
         start, times = time.monotonic(), []
-        while len(times) < 2 or (time.monotonic() - start < budget and len(times) < 2000):
+        while self.lanes.tell(len(times) < 2 or (time.monotonic() - start < budget and len(times) < 2000)):
             self.steps = (len(times) * 7919) % 100_003  # anywhere in the data: steps of ragged items differ
             begun = time.perf_counter()
             self.step()
@@ -227,7 +259,9 @@ class Trainer:
 
     def _put(self, module: nn.Module, state: dict[str, Tensor]) -> None:
         """Load what `moving` gave; what is frozen stays."""
-        module.load_state_dict({**{k: v for k, v in module.state_dict().items() if k in self.frozen}, **state})
+        now = module.state_dict()
+        frozen = {k: v for k, v in now.items() if k in self.frozen}
+        module.load_state_dict({**frozen, **{k: self.lanes.like(v, now[k]) for k, v in state.items() if k in now}})
 
     def state(self) -> dict[str, Tensor]:
         """What training changes, by name, not copied: weights and buffers, their average, what optimisers remember."""
@@ -240,7 +274,7 @@ class Trainer:
                     tensors[f"optim/{name}/{field}/{k}"] = value
         return tensors
 
-    def _restore(self, state: dict[str, Tensor]) -> None:
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave."""
         self._put(self.family, part(state, "model/"))
         if self.ema:
@@ -252,7 +286,8 @@ class Trainer:
             parameter = self.params[name][param]
             device = "cpu" if field == "step" else parameter.device
             owner = next(o for o in self.optimisers[name] if any(p is parameter for g in o.param_groups for p in g["params"]))
-            owner.state[parameter][field] = value.to(device, copy=True)
+            value = value.to(device, copy=True)
+            owner.state[parameter][field] = value if field == "step" else self.lanes.like(value, parameter)
 
     def save(self, folder: Path) -> bool:
         """A checkpoint of everything that the rest of the run depends on; False when it is not finite, and nothing was written."""
@@ -263,7 +298,7 @@ class Trainer:
         best = self.best_loss if math.isfinite(self.best_loss) else None
         facts = {"steps": self.steps, "best_loss": best, "seed": self.seed, "total": self.config.steps, "guard": self.guard.facts(),
                  "threads": self.threads, "around": self.around()}
-        checkpoint.write(folder, self.steps, tensors, facts)
+        self.lanes.write(folder, self.steps, tensors, facts)
         return True
 
     def load(self, folder: Path) -> list[str] | None:
@@ -273,7 +308,10 @@ class Trainer:
             return None
         tensors, facts, warnings = found
         self._restore(tensors)
-        self.best, self.guard = part(tensors, "best/"), recalled(facts["guard"], part(tensors, "good/"))
+        state = self.state()
+        laid = lambda kept, now: {k: self.lanes.like(v, now[k]).to("cpu") for k, v in kept.items()}
+        self.best = laid(part(tensors, "best/"), part(state, "ema/" if self.ema else "model/"))
+        self.guard = recalled(facts["guard"], laid(part(tensors, "good/"), state))
         self.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
         self.steps, self.threads = facts["steps"], facts["threads"]
         now = self.around()
@@ -287,42 +325,18 @@ class Trainer:
         dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in self.family.parameters()})
         return {
             "torch": str(torch.__version__), "device": self.model.device.type, "cpu": torch.backends.cpu.get_cpu_capability(),
-            "dtype": "+".join(dtypes), "lanes": self.config.lanes, "batch": self.config.batch, "seed": self.seed,
+            "dtype": "+".join(dtypes), "lanes": self.lanes.world, "batch": self.config.batch, "seed": self.seed,
             "data": self.data.fingerprint(),
         }  # fmt: skip
 
 
-def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries under a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-class Saving:
-    """Checkpoints now and then, and what is done when the disk refuses: wait, say it once, try again later."""
-
-    def __init__(self, trainer: Trainer, folder: Path | None, every: float, warn: Warn | None) -> None:
-        self.trainer, self.folder, self.every, self.warn = trainer, folder, every, warn or (lambda line: None)
-        self.last, self.refused = time.monotonic(), False
-
-    def now_and_then(self) -> None:
-        done = self.trainer.steps >= self.trainer.config.steps
-        if self.folder is None or done or time.monotonic() - self.last <= self.every:
-            return
-        try:
-            self.trainer.save(self.folder)
-        except ResourceError as error:
-            if not self.refused:
-                self.warn(f"checkpoints pause, training goes on: {error}")
-            self.refused = True
-        else:
-            if self.refused:
-                self.warn(f"checkpoints are written again, from step {self.trainer.steps} on")
-            self.refused = False
-        self.last = time.monotonic()
+    return {k.removeprefix(prefix): state[k] for k in state if k.startswith(prefix)}  # not items(): these may come from a disk
 
 
 @torch.no_grad()
-def held_out_loss(module: Any, data: Dataset, most: int = 512) -> float:
+def held_out_loss(module: Any, data: Dataset, most: int = CHECKED) -> float:
     """Mean loss of a family's first phase over the first items, with the same draws each time; the family is left in evaluation."""
     module.eval()
     total, weight = 0.0, 0.0
