@@ -1,4 +1,4 @@
-"""Sokoban levels, split by author set: python -m benchmarks.levels --data sokoban-levels.tgz [--minutes 25] [--families masked]
+"""Sokoban levels, split by author set: python -m benchmarks.levels --data sokoban-levels.tgz [--minutes 25 | --steps N] [--families masked]
 
 The archive holds the 1,015 levels of Debian's cavepacker-data (.sok, with solutions .sol). The judges here share no code with
 the package: what is well-formed, a breadth-first search by pushes within 200,000 positions, distances to training levels.
@@ -223,7 +223,8 @@ def one_family(family: str, a: argparse.Namespace, train: Path, known: list[Leve
     options: dict[str, Any] = {"codec": {"size": a.size, "symmetry": a.symmetry}}
     if a.net:
         options["net"] = {"size": a.net}
-    run = morphogen.train(train, fresh(WORK / "levels" / family), family=family, minutes=a.minutes, cond=(a.cond,), options=options)
+    length = {"steps": a.steps} if a.steps else {"minutes": a.minutes}
+    run = morphogen.train(train, fresh(WORK / "levels" / family), family=family, cond=(a.cond,), options=options, **length)
     begun = time.monotonic()
     raw = [tuple(level) for level in morphogen.generate(run, n=a.n, seed=1)]
     drawing = time.monotonic() - begun
@@ -273,6 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True, help="the archive of levels")
     parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--steps", type=int, help="train so many steps instead of minutes, for machines that are busy")
     parser.add_argument("--families", default="autoregressive,masked,diffusion")
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--size", type=int, default=16, help="rows and columns of the grid; larger levels are left out")
@@ -284,7 +286,7 @@ def main() -> None:
     a = parser.parse_args()
     train, test = folders(a.data)
     known, held = load(train, a.size), load(test, a.size)
-    facts = {"minutes": a.minutes, "n": a.n, "size": a.size, "symmetry": a.symmetry, "nodes": a.nodes, "training levels": len(known),
+    facts = {"minutes": None if a.steps else a.minutes, "steps": a.steps, "n": a.n, "size": a.size, "symmetry": a.symmetry, "nodes": a.nodes, "training levels": len(known),
              "held-out levels": len(held)}
     plain = baseline(known, a.n)
     apart = differing(held, known, a.size)
