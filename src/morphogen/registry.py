@@ -64,6 +64,9 @@ FAMILIES = {
     "seq2seq": Entry("morphogen.families.seq2seq:Seq2Seq", "T5: an encoder reads the condition, a decoder writes the answer"),
     "ngram": Entry("morphogen.families.ngram:Ngram", "classical: interpolated Kneser-Ney or Witten-Bell counts; trains in seconds"),
     "mixture": Entry("morphogen.families.mixture:Mixture", "classical: Gaussian mixture by EM"),
+    "latent_class": Entry(
+        "morphogen.families.latent_class:LatentClass", "classical: mixture of token shares by EM; exact, strong on small pictures of few levels"
+    ),
     "kde": Entry("morphogen.families.kde:KDE", "classical: kernel density, a training row plus noise"),
     "cart": Entry("morphogen.families.cart:Cart", "classical: sequential decision trees, one field after another; hard to beat on tables"),
     "neighbour": Entry("morphogen.families.neighbour:Neighbour", "classical: blends of neighbouring training rows; the copying yardstick"),
