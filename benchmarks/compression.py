@@ -54,7 +54,7 @@ def there_and_back(source: Path, run: Any, name: str) -> tuple[dict[str, Any], f
 
 
 # ------------------------------------------------------------------ digits
-def digits(minutes: float) -> None:
+def digits(minutes: float, families: list[str] | None = None) -> None:
     """scikit-learn's 8x8 digits of 17 grey levels: three quarters to learn, a quarter to code."""
     from sklearn.datasets import load_digits
 
@@ -70,8 +70,9 @@ def digits(minutes: float) -> None:
     share /= share.sum(0)
     alone = -np.log2(np.take_along_axis(share, test.astype(int), 0)).sum() / pixels
     figures = {"independent pixels": float(alone), **others(test.tobytes(), train.tobytes(), pixels)}
-    for family, more in (("ngram", {}), ("autoregressive", {"minutes": minutes})):
-        run = morphogen.train(root / "train", root / family, family=family, **more)
+    runs: dict[str, dict[str, Any]] = {"ngram": {}, "latent_class": {}, "autoregressive": {"minutes": minutes}}
+    for family in families or runs:
+        run = morphogen.train(root / "train", root / family, family=family, **runs[family])
         begun = time.perf_counter()
         facts, _, _ = there_and_back(root / "test", run, f"digits-{family}")
         figures |= {
@@ -135,11 +136,12 @@ def exact() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--families", nargs="+", help="of the digits: ngram, latent_class, autoregressive")
     parser.add_argument("--text", type=Path, help="a text file; without it, the docstrings of the standard library")
     parser.add_argument("--only", nargs="+", default=["digits", "text", "exact"], choices=["digits", "text", "exact"])
     a = parser.parse_args()
     if "digits" in a.only:
-        digits(a.minutes)
+        digits(a.minutes, a.families)
     if "text" in a.only:
         text(a.text, a.minutes)
     if "exact" in a.only:

@@ -286,8 +286,8 @@ def main() -> None:
     a = parser.parse_args()
     train, test = folders(a.data)
     known, held = load(train, a.size), load(test, a.size)
-    facts = {"minutes": None if a.steps else a.minutes, "steps": a.steps, "n": a.n, "size": a.size, "symmetry": a.symmetry, "nodes": a.nodes, "training levels": len(known),
-             "held-out levels": len(held)}
+    facts = {"minutes": None if a.steps else a.minutes, "steps": a.steps, "n": a.n, "size": a.size, "symmetry": a.symmetry,
+             "nodes": a.nodes, "training levels": len(known), "held-out levels": len(held)}
     plain = baseline(known, a.n)
     apart = differing(held, known, a.size)
     record("levels-yardstick", {**shown("held-out", judged(held[: a.n], a.jobs, a.nodes)), "held-out tiles apart": float(apart.mean()),
