@@ -16,6 +16,10 @@ class EMA:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = copy.deepcopy(module, frozen(module)).eval().requires_grad_(False)
+        self.follow(module)
+
+    def follow(self, module: nn.Module) -> None:
+        """Be the average of this module from now on, whose parts are laid out as the average's are."""
         self._pairs = [(kept, now) for kept, now in zip(self.module.parameters(), module.parameters(), strict=True) if kept is not now]
         self._buffers = list(zip(self.module.buffers(), module.buffers(), strict=True))
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from morphogen.config import cores
+from morphogen.contracts import Loss
+from morphogen.training import checkpoint
 from morphogen.training.ema import frozen
 
 
@@ -21,8 +24,11 @@ class Lanes:
     the number of lanes (the order of sums) and on nothing else: neither cores nor load.
     """
 
+    together = False  # whether a lane without items must take part all the same
+
     def __init__(self, module: nn.Module, n: int) -> None:
         self.modules = [module, *(shared(module) for _ in range(n - 1))]
+        self.world, self.mine = n, range(n)
         self._pool: ThreadPoolExecutor | None = None
 
     def __len__(self) -> int:
@@ -57,6 +63,39 @@ class Lanes:
                 if q.grad is not None:
                     p.grad = q.grad if p.grad is None else p.grad.add_(q.grad)
                     q.grad = None
+
+    # ---------------------------------------------------------------- what `parallel.Ranks` does across processes
+    @contextlib.contextmanager
+    def loss(self, module: nn.Module, phase: str, last: bool) -> Iterator[Callable[..., Loss]]:
+        """What to call for a phase's loss, and to go back through, within the block; `last`: the last window of the step."""
+        yield module
+
+    def sum(self, total: Tensor, weight: Tensor, *others: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return total, weight
+
+    def norm(self, grads: list[Tensor]) -> Tensor:
+        return torch.nn.utils.get_total_norm(grads)
+
+    def tell(self, number: float) -> float:
+        return number
+
+    def stopping(self) -> bool:
+        return False
+
+    def level(self) -> None:
+        """Buffers are shared."""
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def like(self, tensor: Tensor, target: Tensor) -> Tensor:
+        return tensor
+
+    @contextlib.contextmanager
+    def drawn(self, module: nn.Module) -> Iterator[nn.Module]:
+        yield module
+
+    write = staticmethod(checkpoint.write)
 
 
 def shared(module: nn.Module) -> nn.Module:

@@ -32,9 +32,18 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(p)
                 mean = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal(p.grad.lerp(mean, group["momentum"]).flatten(1))
+                update = orthogonal_whole(p.grad.lerp(mean, group["momentum"]).flatten(1))
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update.view_as(p), alpha=-0.2 * group["lr"] * max(update.shape) ** 0.5)
+
+
+def orthogonal_whole(g: Tensor) -> Tensor:
+    """`orthogonal`, also of a matrix whose rows lie in several processes: each works on all of it and keeps its own rows."""
+    if not hasattr(g, "full_tensor"):
+        return orthogonal(g)
+    from morphogen.training.parallel import part_of
+
+    return part_of(orthogonal(g.full_tensor()), g)
 
 
 def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
