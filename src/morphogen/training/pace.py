@@ -24,6 +24,12 @@ class Pace:
         self.seconds = self.steps = 0.0
         self.beside: dict[str, tuple[float, int]] = {}
 
+    def start(self, beside: dict[str, float]) -> None:
+        """The first step begins now. `beside`: what is known of the seconds that things beside steps take."""
+        self.left = self.mended = self.clock()
+        for what, took in beside.items():
+            self.add(what, took)
+
     @property
     def whole(self) -> float:
         return max(1e-9, self.deadline - self.begun)
