@@ -5,10 +5,14 @@ Pillow are ever reached: every other one is attack surface without use.
 """
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import struct
+import sys
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,9 @@ SUFFIXES = {".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jp
             ".gif": "GIF", ".bmp": "BMP", ".dib": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
 REFUSED = {".svg": "svg", ".svgz": "svg", ".heic": "heif", ".heif": "heif", ".avif": "heif"}
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 240 << 20  # to decode one picture
+BAND = 1 << 18  # pixels converted at a time
+DENSEST = {"PNG": 8 * 1032, "GIF": 2731}  # most pixels a byte can stand for: deflate with one bit a pixel, LZW's longest string
 HEAD = 1024
 WHY = {
     "empty": ("the file is empty", "copy it again"),
@@ -112,6 +119,16 @@ def check_size(size: tuple[int, int], path: object) -> None:
         raise DataError(f"{width}×{height} pixels are more than {MAX_PIXELS // 10**6} million", where=path, remedy="scale it down first")
 
 
+def check_claim(kind: str, head: bytes, size: tuple[int, int], held: int, path: object) -> None:
+    """Compare the pixels a header claims with what `held` bytes can hold. Raises DataError."""
+    pixels = size[0] * size[1]
+    most = DENSEST[kind] * held if kind in DENSEST else pixels
+    if kind == "BMP" and head[14] != 12 and head[30:34] in (bytes(4), b"\3\0\0\0"):  # not compressed
+        most = 8 * held // max(1, int.from_bytes(head[28:30], "little"))
+    if pixels > max(most, 1 << 20):  # a GIF's first frame may cover a corner of a small canvas only
+        raise DataError(f"{size[0]}×{size[1]} pixels cannot be in {held:,} bytes", where=path, remedy="the file is damaged: copy it again")
+
+
 def check_png_data(path: Path) -> None:
     """Compare the checksums of a PNG's pixel chunks, which Pillow leaves unread. Raises DataError at the first that is wrong."""
     with path.open("rb") as file:
@@ -141,6 +158,7 @@ def read_picture(path: Path, shrink: int = 0) -> tuple[np.ndarray, list[str]]:
     size = header_size(kind, head)
     if size is not None:
         check_size(size, path)
+        check_claim(kind, head, size, path.stat().st_size, path)
     notes = ["16-bit pictures became 8-bit"] if kind == "PNG" and head[24:25] == b"\x10" else []
     if SUFFIXES.get(path.suffix.lower(), kind) != kind:
         notes.append("files are not of the kind their ending says")
@@ -149,7 +167,7 @@ def read_picture(path: Path, shrink: int = 0) -> tuple[np.ndarray, list[str]]:
     try:
         with warnings.catch_warnings():  # Pillow only warns of bombs and odd tags; the checks here decide
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            with _hushed() if kind == "TIFF" else contextlib.nullcontext(), Image.open(path, formats=FORMATS) as image:
                 check_size(image.size, path)
                 return _upright_pixels(image, shrink, notes), list(dict.fromkeys(notes))
     except DataError:
@@ -158,23 +176,72 @@ def read_picture(path: Path, shrink: int = 0) -> tuple[np.ndarray, list[str]]:
         raise DataError(f"damaged {kind} ({error})", where=path, remedy="copy or convert it again") from None
 
 
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """libtiff writes its complaints to descriptor 2 past everything: they go nowhere, the error says it in one line."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _upright_pixels(image: Image.Image, shrink: int, notes: list[str]) -> np.ndarray:
     if _has_more_frames(image):
         notes.append("animations or several pages: the first was taken")
     turn = TURNS.get(_orientation(image))
+    hidden = _hidden(image)
     if shrink:
         image.draft(None, (shrink, shrink))  # JPEG decodes straight to 1/2, 1/4 or 1/8: never below what is asked
+    factor = max(1, min(image.size) // (2 * shrink)) if shrink else 1
+    _check_memory(image, factor, hidden)
     image.load()
-    image = _eight_bit(image, notes)
-    if shrink and min(image.size) > shrink:
-        scale = shrink / min(image.size)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2)
+    width, height = image.width / factor, image.height / factor
+    image = _in_bands(image, factor, notes)
+    if shrink and min(width, height) > shrink:
+        scale = shrink / min(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS, box=(0, 0, width, height))
     if turn is not None:
         image = image.transpose(turn)
         notes.append("pictures were turned upright by their EXIF tag")
     pixels = np.array(image, np.uint8)
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _hidden(image: Image.Image) -> int:
+    """Bytes a decoder holds beside the pixels: all coefficients of a progressive JPEG, three more copies of a WebP."""
+    pixels = image.width * image.height
+    if image.format == "WEBP":
+        return 12 * pixels
+    layers = [layer[1] * layer[2] for layer in getattr(image, "layer", [])]  # sampling, across times down
+    return 2 * pixels * sum(layers) // max(layers) if layers and image.info.get("progressive") else 0
+
+
+def _check_memory(image: Image.Image, factor: int, hidden: int) -> None:
+    """Refuse before decoding what would take more than MAX_BYTES, however little of it is kept. Raises DataError."""
+    pixels = image.width * image.height
+    stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    if hidden + stored * pixels + 12 * pixels // factor**2 > MAX_BYTES:
+        what = f"{image.width}×{image.height} pixels would take more than {MAX_BYTES >> 20} MiB to read"
+        raise DataError(what, where=getattr(image, "filename", ""), remedy="scale it down first")
+
+
+def _in_bands(image: Image.Image, factor: int, notes: list[str]) -> Image.Image:
+    """L, RGB or RGBA at 1/factor of the size (box means), converted a band of rows at a time: a second whole copy is never held."""
+    mode, convert = _to_eight_bit(image, notes)
+    if factor == 1 and mode == image.mode:
+        return image
+    out = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
+    rows = factor * max(1, BAND // (factor * image.width))
+    for top in range(0, image.height, rows):
+        band = convert(image.crop((0, top, image.width, min(image.height, top + rows))))
+        out.paste(band.reduce(factor) if factor > 1 else band, (0, top // factor))
+    return out
 
 
 def _has_more_frames(image: Image.Image) -> bool:
@@ -197,32 +264,37 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _eight_bit(image: Image.Image, notes: list[str]) -> Image.Image:
-    """L, RGB or RGBA."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _deep_grey(image, notes)
+def _to_eight_bit(image: Image.Image, notes: list[str]) -> tuple[str, Callable[[Image.Image], Image.Image]]:
+    """(L, RGB or RGBA, what turns a part of the picture into that)."""
     mode = image.mode
+    if mode == "F" or mode.startswith("I"):
+        return "L", _deep_grey(image, notes)
     clear = image.has_transparency_data
     target = "RGBA" if clear else "L" if mode in ("1", "L") else "RGB"
     if mode == "P" and not clear and image.getpalette("RGB") is None:
         target = "L"
     if mode in SPOKEN:
         notes.append(f"{SPOKEN[mode]} pictures became {target}")
-    return image if mode == target else image.convert(target)
+    return target, lambda part: part if part.mode == target else part.convert(target)
 
 
-def _deep_grey(image: Image.Image, notes: list[str]) -> Image.Image:
-    values = np.asarray(image).astype(np.float32 if image.mode.startswith("I;16") else np.float64)
-    if not np.isfinite(values).all():
-        raise DataError("holds values that are no numbers", where=getattr(image, "filename", ""), remedy="replace NaN and infinities")
-    low, high = float(values.min()), float(values.max())
+def _deep_grey(image: Image.Image, notes: list[str]) -> Callable[[Image.Image], Image.Image]:
+    low, high = (float(v) for v in image.getextrema())  # type: ignore[arg-type]
+    scale, shift = 1.0, 0.0
     if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
-        values /= 257
+        scale = 1 / 257
         notes.append("16-bit pictures became 8-bit")
     else:
         notes.append(f"{SPOKEN[image.mode]} pictures became 8-bit")
         if image.mode == "F" and low >= 0 and high <= 1:
-            values *= 255
+            scale = 255.0
         elif low < 0 or high > 255:
-            values = (values - low) * (255 / max(high - low, 1e-12))
-    return Image.fromarray(np.rint(values).astype(np.uint8))
+            scale, shift = 255 / max(high - low, 1e-12), low
+
+    def convert(part: Image.Image) -> Image.Image:
+        values = np.asarray(part).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise DataError("holds values that are no numbers", where=getattr(image, "filename", ""), remedy="replace NaN and infinities")
+        return Image.fromarray(np.rint((values - shift) * scale).astype(np.uint8))
+
+    return convert
