@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from morphogen.errors import UsageError, suggest
+from morphogen.nets.dropout import drop
 
 Acting: TypeAlias = "int | Tensor"
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -109,7 +110,7 @@ class Pair(nn.Module):
         return self.scale * (self.B @ self.A.flatten(1)).view(len(self.B), *self.A.shape[1:])
 
     def forward(self, x: Tensor, base: Any) -> Tensor:
-        x = F.dropout(x.to(self.A.dtype), self.dropout, self.training) if self.dropout else x.to(self.A.dtype)
+        x = drop(x.to(self.A.dtype), self.dropout, self.training)
         if isinstance(base, nn.Linear):
             return self.scale * F.linear(F.linear(x, self.A), self.B)
         inner = base._conv_forward(x, self.A, None)  # the base's own stride, padding and dilation

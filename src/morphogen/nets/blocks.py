@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from morphogen.nets.dropout import drop
+
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 HEAD = 32  # channels per attention head
 
@@ -78,7 +80,7 @@ class ResBlock(nn.Module):
         r = self.norm2(self.conv1(F.silu(self.norm1(h))))
         if self.film is not None and e is not None:
             r = self.film(r, e)
-        r = F.dropout(F.silu(r), self.dropout, self.training)
+        r = drop(F.silu(r), self.dropout, self.training)
         return self.conv2(r) + (h if self.skip is None else self.skip(h))
 
 

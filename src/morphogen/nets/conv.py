@@ -15,6 +15,7 @@ from morphogen.config import NetConfig
 from morphogen.contracts import Cond
 from morphogen.errors import UsageError
 from morphogen.nets.blocks import conv, edge, patchify, unpatchify, zero
+from morphogen.nets.dropout import drop
 from morphogen.spaces import Array, describe
 
 COARSEST = 4  # an encoder to a vector stops halving an axis at this extent
@@ -49,7 +50,7 @@ class Residual(nn.Module):
         self.inner = conv(rank, width, width)
         self.outer = zero(conv(rank, width, width))
         self.film = nn.Linear(cond, 2 * width) if cond else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         if self.film is not None:
             # from the first step on: the branch is zero then, so a random condition harms nothing
             nn.init.normal_(self.film.weight, std=0.5 * cond**-0.5)
@@ -60,7 +61,7 @@ class Residual(nn.Module):
         if self.film is not None and cond is not None:
             scale, shift = self.film(cond).view(len(x), -1, *[1] * (x.ndim - 2)).chunk(2, 1)
             h = h * (1 + scale) + shift
-        return x + self.outer(self.dropout(_act(h)))
+        return x + self.outer(drop(_act(h), self.dropout, self.training))
 
 
 def _act(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from morphogen.config import NetConfig
 from morphogen.contracts import Cond, Given
 from morphogen.nets.blocks import Embedding, FiLM, edge, quiet, zero
+from morphogen.nets.dropout import drop
 
 
 class Block(nn.Module):
@@ -24,7 +25,7 @@ class Block(nn.Module):
         r = self.norm(h)
         if self.film is not None and e is not None:
             r = self.film(r, e)
-        return h + self.down(F.dropout(F.silu(self.up(r)), self.dropout, self.training))
+        return h + self.down(drop(F.silu(self.up(r)), self.dropout, self.training))
 
 
 class MLP(nn.Module):

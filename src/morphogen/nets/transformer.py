@@ -16,6 +16,7 @@ from morphogen.config import NetConfig
 from morphogen.contracts import Cond, Given
 from morphogen.nets.architecture import SIZES, Architecture, Rotary, architecture, resolve
 from morphogen.nets.attention import Around, Attention, Cache, CrossAttention, KVCache, take
+from morphogen.nets.dropout import drop
 from morphogen.nets.feedforward import ACTS, feedforward, norm
 from morphogen.nets.positions import Distance, drawn, rotation
 
@@ -40,9 +41,8 @@ class Block(nn.Module):
         self.dropout = a.dropout
 
     def drop(self, x: Tensor, normed: nn.Module | None = None) -> Tensor:
-        """Dropout has no key to draw from: it uses torch's own state, which a trainer seeds per step."""
         x = x if normed is None else normed(x)
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return drop(x, self.dropout, self.training)
 
     def forward(self, h: Tensor, around: Around) -> Tensor:
         if self.post:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from morphogen.contracts import Adapts, Batch, Calibrates, Loss
 from morphogen.errors import Interrupted
 from morphogen.model import Model
+from morphogen.nets.dropout import keyed
 from morphogen.sampling import draws
 from morphogen.training import checkpoint
 from morphogen.training.data import Dataset, order
@@ -135,7 +136,9 @@ class Trainer:
         def work(module: nn.Module, mine: list[Batch]) -> list[Loss]:
             losses = []
             for i, batch in enumerate(mine):
-                with self.lanes.loss(module, phase, i + 1 == len(mine)) as loss_of:
+                # a window is named by the key of its first item, and so is what is dropped in it
+                key = int(draws.derive(batch.key[:1], f"dropout.{phase}"))
+                with keyed(key), self.lanes.loss(module, phase, i + 1 == len(mine)) as loss_of:
                     loss = loss_of(batch, phase)
                     loss.total.backward()
                 losses.append(dataclasses.replace(loss, total=loss.total.detach()))
