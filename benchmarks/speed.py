@@ -38,11 +38,11 @@ PEER = {"block_out_channels": (32, 64, 160), "down_block_types": ("DownBlock2D",
 def matmul_rate(n: int = 1536, times: int = 5) -> float:
     """Floating point operations a second of float32 matrix products on all cores: the ceiling of this machine, now."""
     a, b = torch.randn(n, n), torch.randn(n, n)
-    a @ b
+    torch.mm(a, b)
     taken = []
     for _ in range(times):
         begun = time.perf_counter()
-        a @ b
+        torch.mm(a, b)
         taken.append(time.perf_counter() - begun)
     return 2 * n**3 / min(taken)
 
@@ -251,7 +251,7 @@ def unet_loss(a: argparse.Namespace, steps: int = 300) -> None:
 
 # ------------------------------------------------------------------ vae
 class Pythae:
-    """pythae's VAE under its own trainer, without its progress bar: its default net (one hidden layer), or the one of its MNIST examples."""
+    """pythae's VAE under its own trainer, no progress bar: its default net (one hidden layer), or that of its MNIST examples."""
 
     def __init__(self, x: Tensor, latent: int, conv: bool) -> None:
         from pythae.data.datasets import BaseDataset  # pyright: ignore[reportMissingImports]
