@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from morphogen.errors import UsageError, suggest
@@ -19,6 +21,43 @@ class Watch:
 
     def progress(self, what: str, share: float, note: str = "") -> None:
         """`share` (0..1) of the work called `what` is done."""
+
+
+class Alone:
+    """One process that trains by itself: what `training.parallel.Crew` is for several."""
+
+    first, world, kind = True, 1, ""
+
+    def __init__(self, device: str) -> None:
+        self.asked = device
+
+    @property
+    def device(self) -> str:
+        return device_of(self.asked)  # looked for when it is needed: torch is slow to load, and a wrong path is told at once
+
+    def once(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    def same(self, what: str, value: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def crew_of(parallel: str | None, device: str) -> Iterator[Any]:
+    """The processes that torchrun started, this one among them; `Alone` without it. `parallel`: ddp (the default) or fsdp."""
+    if parallel is None and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield Alone(device)
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's advice on what `parallel` does on purpose, a line a process
+    from morphogen.training.parallel import joined
+
+    with joined(parallel, device_of(device)) as crew:
+        yield crew
+
+
+def leads() -> bool:
+    """Whether this process speaks: the only one, or the first of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) < 2 or os.environ.get("RANK", "0") == "0"
 
 
 def device_of(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from morphogen.api.common import Watch, device_of, seconds
-from morphogen.api.watching import Hook, Previewer
+from morphogen.api.common import Alone, Watch, crew_of, seconds
+from morphogen.api.watching import Follower, Hook, Previewer
 from morphogen.errors import FormatError, UsageError
 from morphogen.files import PART, check_output, lock, sweep, write_bytes, write_json
 from morphogen.plan import Plan, keep_worked_out, make_plan, recall_worked_out
@@ -36,6 +37,7 @@ def train(
     recipe: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
+    parallel: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
     force: bool = False,
     report: bool = False,
@@ -49,40 +51,61 @@ def train(
     Raises UsageError, DataError, FormatError, ResourceError or Interrupted.
     """
     begun, watch, out = START(), watch or Watch(), Path(out)
-    if resume and _finished(out):
-        watch.say("already finished; nothing to resume", "good")
-        return Run.load(out)
-    fresh = not (resume and (out / "recipe.toml").is_file())
-    if fresh:
-        check_output(out, force=force or (resume and cut_short(out)), inputs=(Path(data),) if isinstance(data, str | Path) else ())
-    parent = Run.load(bridge) if bridge else None
-    if parent is not None and not parent.finished():
-        raise FormatError("the bridge run is not finished", where=bridge, remedy="train it to its end first")
-    recorded = {} if fresh else Run.load(out).recipe
     own = {"family": family, "size": size, "minutes": minutes, "steps": steps, "seed": seed, "cond": tuple(cond), "options": options}
-    wishes = recorded_wishes(recorded) if recorded else _over(recipe, own) if recipe else own
-    recall_worked_out(out)
-    plan = make_plan(data, **wishes, parent=Run.load(recorded["data"]["bridge"]) if recorded.get("data", {}).get("bridge") else parent)
-    for line in plan.found:
-        watch.say("found   " + line)
-    for line in plan.picked:
-        watch.say("picked  " + line)
-    for line in plan.warnings:
-        watch.say(line, "warn")
-    with lock(out):
-        if resume and _finished(out):  # by another process, while this one was reading the data
+    with crew_of(parallel, device) as crew, contextlib.ExitStack() as locked:
+        watch = watch if crew.first else Watch()
+        if crew.once(lambda: resume and _finished(out)):
+            watch.say("already finished; nothing to resume", "good")
             return Run.load(out)
-        if fresh and force:
-            clear(out)
-        for folder in (out, out / "state"):
-            sweep(folder)
-        run = Job(plan, Run(out, recorded), parent, device_of(device), begun, watch).run(fresh, data, bridge, cond)
+        fresh = crew.once(lambda: _fresh(data, out, resume, force))
+        parent = Run.load(bridge) if bridge else None
+        if parent is not None and not parent.finished():
+            raise FormatError("the bridge run is not finished", where=bridge, remedy="train it to its end first")
+        recorded = {} if fresh else Run.load(out).recipe
+        wishes = recorded_wishes(recorded) if recorded else _over(recipe, own) if recipe else own
+        recall_worked_out(out)
+        again = recorded.get("data", {}).get("bridge")
+        plan = make_plan(data, **wishes, parent=Run.load(again) if again else parent)
+        _say(plan, watch)
+        crew.same("data", [plan.family, len(plan.items), [int(i) for i in plan.train], plan.training.steps, plan.seed])
+        crew.once(lambda: locked.enter_context(lock(out)))
+        if crew.once(lambda: resume and _finished(out)):  # by another process, while this one was reading the data
+            return Run.load(out)
+        crew.once(lambda: _swept(out, fresh and force))
+        run = Job(plan, Run(out, recorded), parent, begun, watch, crew=crew).run(fresh, data, bridge, cond)
+    if not crew.first:
+        return run
     if report and plan.held_out:
         from morphogen.api.evaluate import evaluate
 
         answer = evaluate(run, device=device, watch=watch)
         watch.say(answer["verdict"], "good")
     return run
+
+
+def _fresh(data: Any, out: Path, resume: bool, force: bool) -> bool:
+    """Whether a run begins; then its place is checked."""
+    if resume and (out / "recipe.toml").is_file():
+        return False
+    inputs = (Path(data),) if isinstance(data, str | Path) else ()
+    check_output(out, force=force or (resume and cut_short(out)), inputs=inputs)
+    return True
+
+
+def _say(plan: Plan, watch: Watch) -> None:
+    for line in plan.found:
+        watch.say("found   " + line)
+    for line in plan.picked:
+        watch.say("picked  " + line)
+    for line in plan.warnings:
+        watch.say(line, "warn")
+
+
+def _swept(out: Path, replaced: bool) -> None:
+    if replaced:
+        clear(out)
+    for folder in (out, out / "state"):
+        sweep(folder)
 
 
 def _over(recipe: str | Path, own: dict[str, Any]) -> dict[str, Any]:
@@ -176,13 +199,16 @@ def fitted_classical(plan: Plan) -> Any:
 
 
 class Job:
-    """One training run, from a plan to a finished folder. `calibrates`: data-dependent buffers are set first."""
+    """One training run, from a plan to a finished folder.
+
+    `crew`: the processes that do it; the first one writes. `calibrates`: data-dependent buffers are set first.
+    """
 
     def __init__(
-        self, plan: Plan, run: Run, parent: Run | None, device: str, begun: float, watch: Watch, *, calibrates: bool = True
+        self, plan: Plan, run: Run, parent: Run | None, begun: float, watch: Watch, *, crew: Any, calibrates: bool = True
     ) -> None:
-        self.plan, self.folder, self.parent, self.device, self.begun, self.watch = plan, run, parent, device, begun, watch
-        self.calibrates = calibrates
+        self.plan, self.folder, self.parent, self.begun, self.watch = plan, run, parent, begun, watch
+        self.crew, self.device, self.calibrates = crew, crew.device, calibrates
 
     def run(self, fresh: bool, data: Any, bridge: Any, cond: Sequence[str]) -> Run:
         import torch
@@ -196,9 +222,11 @@ class Job:
         self.sized(model, dataset)
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
-            self.record(model, data, bridge, cond)
+            self.crew.once(lambda: self.record(model, data, bridge, cond))
         watched = self.fit(model, dataset, held, fresh) if model.family.phases else self.classical(model, dataset)
         model.eval()
+        if not self.crew.first:
+            return self.folder
         if hasattr(model.family, "finish"):
             with torch.no_grad():
                 model.family.finish(dataset.batches(512))
@@ -214,7 +242,7 @@ class Job:
             length = None if dataset.lengths is None else float(dataset.lengths.double().mean())
             self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length))
         if not self.plan.training.lanes:
-            self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes_for(self.device))
+            self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes_for(self.device) if self.crew.world == 1 else 1)
 
     def record(self, model: Any, data: Any, bridge: Any, cond: Sequence[str], more: dict[str, Any] | None = None) -> None:
         """The recipe (with `more` sections) and the small files, before the first step: what --resume needs."""
@@ -262,8 +290,9 @@ class Job:
     def fit(self, model: Any, dataset: Any, held: Any, fresh: bool) -> dict[str, Any]:
         from morphogen.training.trainer import Trainer
 
-        plan, run = self.plan, self.folder
-        trainer = Trainer(model, dataset, plan.training, seed=plan.seed, held_out=held)
+        plan, run, crew = self.plan, self.folder, self.crew
+        several = None if isinstance(crew, Alone) else crew
+        trainer = Trainer(model, dataset, plan.training, seed=plan.seed, held_out=held, crew=several)
         if self.calibrates:
             trainer.calibrate()
         preview, pace = Previewer(model, run, plan, self.watch), None
@@ -272,15 +301,17 @@ class Job:
         if not fresh:
             for line in trainer.load(run.path / "state") or []:
                 self.watch.say(line, "warn")
-            run.cut_log(trainer.steps)
+            crew.once(lambda: run.cut_log(trainer.steps))
             self.watch.say(f"resumed at step {trainer.steps} of {trainer.config.steps}")
         self.watch.say(
             f"training {trainer.config.steps:,} steps of {trainer.config.batch} items, {model.parameters():,} parameters", "head"
         )
-        hook = Hook(run, preview, self.watch, pace)
+        hook = Hook(run, preview, self.watch, pace) if crew.first else Follower(paced=plan.training.steps == 0)
         trainer.run(hook, save_to=run.path / "state", warn=lambda line: self.watch.say(line, "warn"))
         model.family.load_state_dict(trainer.final())
-        return {"skipped": trainer.guard.skipped, "roll_backs": trainer.guard.roll_backs, "steps": trainer.steps}
+        model.to(self.device)
+        facts = {"skipped": trainer.guard.skipped, "roll_backs": trainer.guard.roll_backs, "steps": trainer.steps}
+        return {**facts, **({"processes": crew.world, "parallel": crew.kind} if several else {})}
 
     def timed(self, trainer: Any, preview: Previewer) -> Any:
         """--minutes becomes steps after measuring a step, a preview, a check and what comes at the end; a Pace mends them on the way."""
@@ -293,7 +324,9 @@ class Job:
             remedy = f"--minutes {math.ceil((spent + budget) / 30) / 2:g} would leave time to learn"
             self.watch.say(f"reading the data took {seconds(spent)} of {seconds(budget)}: {remedy}", "warn")
         begun = time.monotonic()
-        preview.draw(0)
+        with trainer.drawn() as module:
+            if self.crew.first:
+                preview.draw(0, module)
         one_preview = time.monotonic() - begun
         pace = Pace(self.begun + budget - self.closing(trainer))
         step = trainer.seconds_per_step(min(20.0, max(1.0, 0.03 * budget)))
@@ -303,24 +336,29 @@ class Job:
         previews = min(config.previews, int(0.08 * budget / max(one_preview, 1e-9)))
         checks = min(config.checks, int(0.08 * budget / max(one_check, 1e-9)))
         left = pace.deadline - time.monotonic() - previews * one_preview - checks * one_check
-        trainer.config = dataclasses.replace(config, steps=max(3, int(left / step)), previews=previews, checks=checks)
+        steps, previews, checks = self.crew.once(lambda: [max(3, int(left / step)), previews, checks])
+        trainer.config = dataclasses.replace(config, steps=steps, previews=previews, checks=checks)
         pace.start({"preview": one_preview, "check": one_check})
         self.folder.recipe["training"] = config_values(trainer.config)
-        self.folder.save_recipe()
+        self.crew.once(self.folder.save_recipe)
         return pace
 
     def closing(self, trainer: Any) -> float:
         """Seconds from the last step to the saved model: `finish` is tried on a part of the data, and forgotten."""
+        with trainer.drawn() as family:
+            return self._closing(family, trainer.data)
+
+    def _closing(self, family: Any, data: Any) -> float:
         import torch
 
-        family, took = trainer.family, 0.0
-        if hasattr(family, "finish"):
+        took = 0.0
+        if hasattr(family, "finish") and self.crew.first:
             kept = {k: v.clone() for k, v in family.state_dict().items()}
             begun = time.monotonic()
-            some = min(trainer.data.n, 2048)
+            some = min(data.n, 2048)
             with torch.no_grad():
-                family.eval().finish(itertools.islice(trainer.data.batches(512), -(-some // 512)))
-            took = (time.monotonic() - begun) * trainer.data.n / some
+                family.eval().finish(itertools.islice(data.batches(512), -(-some // 512)))
+            took = (time.monotonic() - begun) * data.n / some
             family.load_state_dict(kept)
         size = sum(t.numel() * t.element_size() for t in family.state_dict().values())
         return 0.3 + took + size / 1e8
@@ -328,6 +366,8 @@ class Job:
     def classical(self, model: Any, dataset: Any) -> dict[str, Any]:
         import torch
 
+        if not self.crew.first:
+            return {}
         self.watch.say("fitting (classical: seconds, not minutes)", "head")
         with torch.no_grad():
             model.family.fit(dataset.batches(4096, self.plan.seed))

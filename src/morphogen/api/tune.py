@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from morphogen.api.common import Watch, device_of
+from morphogen.api.common import Alone, Watch, device_of
 from morphogen.api.train import Job, clear, cut_short
 from morphogen.api.tuning import lines_of, loss_of, open_base, own_held_out, tuned_plan
 from morphogen.config import make
@@ -121,7 +121,7 @@ class _Tuning:
         answer["share"] = share(model.family)
         self.watch.say(f"tuning {answer['trained']:,} numbers, {answer['share']:.1%} of the base's {answer['parameters']:,}")
         dataset = Dataset(model, plan.lessons())
-        job = Job(plan, self.out, None, self.device, self.begun, self.watch, calibrates=False)
+        job = Job(plan, self.out, None, self.begun, self.watch, crew=Alone(self.device), calibrates=False)
         job.sized(model, dataset)
         if self.fresh:
             self.record(job, model, config)

@@ -75,11 +75,13 @@ class Hook:
             self.shown = time.monotonic()
         previews = trainer.config.previews
         if previews and due(step, previews, total):
-            self.write(lambda: self.preview.draw(step, trainer.ema.module if trainer.ema else None))
+            with trainer.drawn() as module:
+                self.write(lambda: self.preview.draw(step, module))
             if self.pace:
                 self.pace.did("preview")
         if self.pace and step < total:
             self.keep_time(trainer, self.pace)
+            trainer.lanes.tell(trainer.config.steps)
 
     def keep_time(self, trainer: Any, pace: Pace) -> None:
         """Mend the number of steps when the machine turns out faster or slower; it is written down before it matters."""
@@ -99,6 +101,23 @@ class Hook:
             if not self.refused:
                 self.watch.say(f"log and previews are not written, training goes on: {error}", "warn")
             self.refused = True
+
+
+class Follower:
+    """The hook of the other processes: takes part where the first one needs all of them, and hears of new numbers of steps."""
+
+    def __init__(self, *, paced: bool) -> None:
+        self.paced = paced
+
+    def __call__(self, trainer: Any, log: dict[str, Any]) -> None:
+        from morphogen.training.trainer import due
+
+        total, step = trainer.config.steps, log["step"]
+        if trainer.config.previews and due(step, trainer.config.previews, total):
+            with trainer.drawn():
+                pass
+        if self.paced and step < total:
+            trainer.retarget(int(trainer.lanes.tell(0)))
 
 
 def default_cond(model: Any, keys: Any, asked: dict[str, Any] | None = None) -> dict[str, list[Any]] | None:

@@ -136,5 +136,10 @@ def _usage(error: Any, tokens: list[str]) -> str:
 
 
 def _fail(code: str, line: str, status: int) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # under torchrun one process speaks, the first to fail
+        from morphogen.training.parallel import first_to_fail
+
+        if not first_to_fail():
+            return status
     print(f"error[{code}]: {line}", file=sys.stderr)
     return status

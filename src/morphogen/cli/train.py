@@ -25,6 +25,7 @@ def train(
     recipe: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     device: str = "auto",
+    parallel: str | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     report: bool = True,
     force: Annotated[bool, Parameter(negative="")] = False,
@@ -58,6 +59,8 @@ def train(
         Go on from the last checkpoint of the run folder.
     device
         auto, cpu, cuda or mps.
+    parallel
+        Under torchrun, ddp (a replica a process) or fsdp (weights cut into parts); without it ddp.
     set_
         Override one value: training.lr=1e-3, net.width=96, family.kind=vq, codec.size=32. Repeat for more.
     report
@@ -68,9 +71,9 @@ def train(
         Print one JSON object on stdout.
     """
     from morphogen import api
-    from morphogen.api.common import parse_options
+    from morphogen.api.common import leads, parse_options
 
-    watch = Console()
+    watch = Console() if leads() else None
     try:
         run = api.train(
             data,
@@ -85,13 +88,17 @@ def train(
             recipe=recipe,
             resume=resume,
             device=device,
+            parallel=parallel,
             options=parse_options(set_ or ()),
             force=force,
             watch=watch,
             report=report,
         )
     finally:
-        watch.close()
+        if watch:
+            watch.close()
+    if watch is None:
+        return 0
     facts = {
         "run": str(run.path),
         "family": run.recipe["family"]["name"],
