@@ -63,7 +63,8 @@ class Skips:
         """Note one item left out."""
         self.count += 1
         if len(self.first) < 5:
-            self.first.append("".join(c if c.isprintable() else " " for c in f"{where}: {why}"))
+            line = "".join(c if c.isprintable() else " " for c in f"{where}: {why}")
+            self.first.append(line if len(line) <= 240 else f"{line[:180]} … {line[-50:]}")
 
     def check(self, total: int, limit: float = 0.01) -> None:
         """Raise DataError when more than `limit` of `total` items (and more than one) were skipped, or all of them."""
