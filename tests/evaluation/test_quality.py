@@ -1,9 +1,11 @@
 """Analytic answers: identical and disjoint sets, known Gaussians, equal laws."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from evaluate_fakes import as_items, blobs, table, table_rows, vectors
+from evaluate_fakes import RowCodec, as_items, blobs, table, table_rows, vectors
 
 from morphogen.evaluation import quality
 from morphogen.evaluation.evidence import Scaler, TableCoder
@@ -111,6 +113,18 @@ def test_legal_finds_each_broken_rule() -> None:
             row.update(change)
     metric = quality.legal(table(broken))[0]
     assert 0.4 < metric.value < 0.55 and metric.floor is not None and metric.floor > 0.95
+
+
+def test_checks_that_take_long_stop_and_the_report_says_so() -> None:
+    class Slow(RowCodec):
+        def checks(self, raw: dict, cond: dict) -> dict[str, bool]:
+            return {"solvable": raw["word"] != "unheard"}
+
+    rows, heard = table_rows(100, 7), []
+    evidence = replace(table(rows), codec=Slow(), patience=0.0, tell=heard.append)
+    metric = quality.legal(evidence)[0]
+    assert metric.n == 20 and "judged 20 of 100" in metric.line and heard[0] == "generated items checked: 1 of 100"
+    assert "judged" not in quality.legal(replace(evidence, patience=60.0))[0].line
 
 
 def test_an_ordering_every_row_keeps_becomes_a_rule() -> None:

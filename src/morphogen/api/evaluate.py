@@ -167,6 +167,7 @@ def judge(
         log_prob=scores,
         kinds=kinds,
         seed=seed,
+        tell=lambda line: watch.progress("measuring", 0.7, line),
     )
     result = measure(evidence)
     watch.progress("measuring", 1.0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import datetime
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -45,6 +45,10 @@ class Evidence:
     seed: int = 0
     limit: int = 5000
     "Most rows of a set that enter a metric (copying looks at ten times as many training rows)."
+    patience: float = 15.0
+    "Seconds after which a codec's checks of a set stop: solvers have no end."
+    tell: Callable[[str], None] = lambda line: None
+    "Hears how far slow parts have come."
 
     def __post_init__(self) -> None:
         for name, n in (("generated", len(self.generated)), ("training", len(self.train)), ("held-out", len(self.heldout))):

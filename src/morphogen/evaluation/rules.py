@@ -1,6 +1,7 @@
 """Rules that outputs should keep: the codec's own checks, and what every training item keeps."""
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,6 +11,7 @@ import numpy as np
 
 from morphogen.evaluation.evidence import Evidence, TableCoder
 
+LEAST = 20  # items checked however long it takes
 PAIRS = 40  # columns among which orderings (start <= end) are looked for
 
 
@@ -54,10 +56,11 @@ class Rules:
                    all(isinstance(r, str) and r.strip() for r in raws))
 
     def kept(self, evidence: Evidence, name: str) -> dict[str, np.ndarray]:
-        """Rule -> which of a set's rows keep it, (n,) bool."""
+        """Rule -> which of a set's rows keep it, (n,) bool; n may be less than all, since a codec's checks may take a solver."""
         raws, out = evidence.raws(name), {}
         if self.checked:
-            found = [evidence.codec.checks(raw, cond) for raw, cond in zip(raws, evidence.conds(name), strict=True)]
+            found = _checked(evidence, name)
+            raws = raws[: len(found)]
             for key in dict.fromkeys(k for f in found for k in f):
                 out[key] = np.array([bool(f.get(key, True)) for f in found])
         if self.coder is not None:
@@ -85,6 +88,17 @@ class Rules:
         for a, b in self.orders:
             out[f"{a} <= {b}"] = ~(numbers[a] > numbers[b])
         return out
+
+
+def _checked(evidence: Evidence, name: str) -> list[dict[str, bool]]:
+    """What the codec's checks say of a set's rows, until `patience` is over: rows come in random order, so the first stand for all."""
+    raws, begun, found = evidence.raws(name), time.monotonic(), []
+    for raw, cond in zip(raws, evidence.conds(name), strict=True):
+        if len(found) >= LEAST and time.monotonic() - begun > evidence.patience:
+            break
+        found.append(evidence.codec.checks(raw, cond))
+        evidence.tell(f"{name} items checked: {len(found)} of {len(raws)}")
+    return found
 
 
 def _shape(raw: np.ndarray) -> tuple[Any, ...]:
