@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,6 +70,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` of UTF-8."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """`write_text` of many pieces that are never all in memory."""
+    with new_file(path) as file:
+        for line in lines:
+            file.write(line.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -137,12 +144,20 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _followed(path: Path) -> Path:
+    """Where a path leads in the end. Raises DataError for links that go round in a circle and names no system takes."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        raise DataError("a path that leads nowhere", where=path, remedy="check its links and characters") from None
+
+
 def check_output(path: Path, *, force: bool = False, inputs: tuple[Path, ...] = ()) -> None:
     """Refuse to overwrite, to write into an input, or over one. Raises UsageError or DataError before any work is done."""
     path = Path(path)
-    resolved = path.resolve()
+    resolved = _followed(path)
     for given in inputs:
-        source = Path(given).resolve()
+        source = _followed(Path(given))
         if resolved == source or (source.is_dir() and source in resolved.parents):
             raise UsageError("the output lies inside the input", where=path, remedy="choose a place outside of it")
     if path.exists() and not path.is_dir() and not path.is_file():

@@ -3,10 +3,11 @@ from morphogen.api.compare import compare
 from morphogen.api.compress import compress, decompress
 from morphogen.api.evaluate import evaluate
 from morphogen.api.export import export
-from morphogen.api.generate import generate, replay
+from morphogen.api.generate import generate
 from morphogen.api.inspect import inspect, list_, load
 from morphogen.api.latent import interpolate, reconstruct, vary
 from morphogen.api.nearest import nearest
+from morphogen.api.replay import replay
 from morphogen.api.score import score
 from morphogen.api.train import train
 from morphogen.api.tune import tune

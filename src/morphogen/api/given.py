@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +109,7 @@ class Opened:
 
     def write(self, raws: list[Any], out: Path, meta: list[dict[str, Any]], verb: str, facts: dict[str, Any], force: bool) -> list[Path]:
         """Files people can open, stamped with the verb and what it was given."""
-        from morphogen.api.generate import write
+        from morphogen.api.writing import write
 
         if hasattr(self.codec, "number"):
             raws = self.codec.number(raws)
@@ -118,9 +117,11 @@ class Opened:
 
     def facts(self, verb: str, out: Path) -> dict[str, Any]:
         """The beginning of a stamp."""
+        from morphogen.api.writing import way_to
+
         return {
             "verb": verb,
-            "run": os.path.relpath(self.folder.path.resolve(), out.resolve().parent),
+            "run": way_to(self.folder.path, out.resolve().parent),
             "model": self.folder.provenance().get("model"),
             "given": None,
             "tool": "morphogen",

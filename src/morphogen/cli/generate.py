@@ -64,6 +64,7 @@ def generate(
     temperature: Number | None = None,
     batch: Whole | None = None,
     device: str = "auto",
+    metadata: bool = True,
     answering: Answering | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -96,6 +97,8 @@ def generate(
         Tiles drawn side by side, each on a thread of its own: changes the time it takes, never the items. As many as cores by default.
     device
         auto, cpu, cuda or mps.
+    metadata
+        --no-metadata leaves what was asked for (prompt, conditions, given parts) out of the files; seed and recipe stay.
     force
         Replace outputs that exist.
     json
@@ -120,7 +123,7 @@ def generate(
     try:
         raws = api.generate(
             run, out, n=n, seed=seed, cond=parse_cond(cond or ()), given=given, valid=valid, steps=steps, guidance=guidance, batch=batch,
-            sampling=sampling, device=device, force=force, watch=watch,
+            sampling=sampling, device=device, metadata=metadata, force=force, watch=watch,
         )
     finally:
         watch.close()

@@ -37,8 +37,19 @@ def replay(
         Print one JSON object on stdout.
     """
     from morphogen import api
+    from morphogen.api.common import Watch
 
-    made = api.replay(file, out, run=run, device=device, force=force)
+    class Ear(Watch):
+        """Keeps what is said."""
+
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def say(self, line: str, kind: str = "info") -> None:
+            self.lines.append(line)
+
+    ear = Ear()
+    made = api.replay(file, out, run=run, device=device, force=force, watch=ear)
     same = made.read_bytes() == file.read_bytes()
-    line = f"{made} ({'the same bytes' if same else 'bytes differ: another build, thread count or processor'})"
-    return result({"out": str(made), "same": same}, [line], json)
+    lines = [f"{made} (the same bytes)"] if same else [f"{made} (the bytes differ)", *(f"differs  {line}" for line in ear.lines)]
+    return result({"out": str(made), "same": same, "differs": [] if same else ear.lines}, lines, json)

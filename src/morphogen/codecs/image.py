@@ -120,12 +120,11 @@ class ImageCodec:
         """Write the new folder `out`: 00000.png ... and metadata.jsonl (file_name and each one's meta). Returns the pictures."""
         out = Path(out)
         names = [f"{i:05d}.png" for i in range(len(raws))]
-        with files.new_folder(out) as folder:
-            for raw, name in zip(raws, names):
+        with files.new_folder(out) as folder, (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
+            for i, (raw, name) in enumerate(zip(raws, names)):
                 (folder / name).write_bytes(_png(raw))
-            rows = [{"file_name": name, **(meta[i] if i < len(meta) else {})} for i, name in enumerate(names)]
-            lines = [json.dumps({key: _plain(value) for key, value in row.items()}, ensure_ascii=False) + "\n" for row in rows]
-            (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+                row = {"file_name": name, **(meta[i] if i < len(meta) else {})}
+                lines.write(json.dumps({key: _plain(value) for key, value in row.items()}, ensure_ascii=False) + "\n")
         return [out / name for name in names]
 
     # ---------------------------------------------------------------- learning

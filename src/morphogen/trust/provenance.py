@@ -8,11 +8,12 @@ import os
 import platform
 import struct
 import zlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from morphogen.errors import FormatError
-from morphogen.files import read_json, write_bytes, write_json
+from morphogen.files import read_json, write_bytes
 
 KEYWORD = b"morphogen"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -23,10 +24,15 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".provenance.json")
 
 
-def stamp(path: Path, facts: dict[str, Any]) -> None:
-    """Write `facts` into a PNG (an iTXt chunk; pixels untouched) or into the sidecar of any other file."""
+def stamp(path: Path, facts: dict[str, Any], *, settled: bool = True) -> None:
+    """Write `facts` into a PNG (an iTXt chunk; pixels untouched) or into the sidecar of any other file.
+
+    `settled`: whole or not at all, and on disk; without it the file is one that nobody sees yet.
+    """
+    put = write_bytes if settled else Path.write_bytes
     if path.suffix.lower() != ".png":
-        write_json(sidecar(path), {**facts, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+        text = json.dumps({**facts, "sha256": hash_file(path)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        put(sidecar(path), text.encode())
         return
     data = path.read_bytes()
     if data[:8] != SIGNATURE:
@@ -35,7 +41,7 @@ def stamp(path: Path, facts: dict[str, Any]) -> None:
     body = b"iTXt" + KEYWORD + b"\0\0\0\0\0" + text
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     end = 8 + 25  # the signature and the IHDR chunk, which must stay first
-    write_bytes(path, data[:end] + chunk + data[end:])
+    put(path, data[:end] + chunk + data[end:])
 
 
 def restamp(path: Path, facts: dict[str, Any]) -> None:
@@ -76,7 +82,14 @@ def _chunks(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:
 
 
 def environment() -> dict[str, Any]:
-    """What bit-equality depends on: versions, threads, instruction set."""
+    """What bit-equality of training depends on: versions, threads, instruction set."""
+    import torch
+
+    return {**build(), "threads": torch.get_num_threads(), "cores": os.cpu_count() or 0}
+
+
+def build() -> dict[str, Any]:
+    """The part of it that is the same for every run on this machine: versions and instruction set. No names of users or hosts."""
     import torch
 
     from morphogen import __version__
@@ -85,11 +98,11 @@ def environment() -> dict[str, Any]:
         "morphogen": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "numpy": version("numpy"),
+        "pillow": version("pillow"),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "isa": os.environ.get("ATEN_CPU_CAPABILITY", "") or os.environ.get("ONEDNN_MAX_CPU_ISA", "") or "default",
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count() or 0,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
 

@@ -23,6 +23,7 @@ def write(raws: Sequence[str], out: Path, meta: Sequence[dict[str, Any]]) -> lis
 
     Raises UsageError for another ending.
     """
+    raws = list(raws)  # short, unlike what is made of them
     rows = [{"smiles": raw, **(meta[i] if i < len(meta) else {})} for i, raw in enumerate(raws)]
     suffix = out.suffix.lower()
     if suffix in (".csv", ".tsv"):

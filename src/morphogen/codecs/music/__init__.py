@@ -218,7 +218,7 @@ class MusicCodec:
         else a folder with each tune as .abc, .mid and .wav, and metadata.jsonl.
         """
         out, suffix = Path(out), Path(out).suffix.lower()
-        meta = list(meta) or [{} for _ in raws]
+        meta = meta or [{}] * len(raws)
         if suffix in reading.ABC:
             files.write_text(out, "\n".join(self._abc(raw, m, i) for i, (raw, m) in enumerate(zip(raws, meta, strict=True))))
             return [out]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -290,18 +290,22 @@ class TableCodec:
         return {c.name: self._legal(c, raw.get(c.name)) for c in self.columns if c.learned or c.kind == "constant"}
 
     # ---------------------------------------------------------------- out
-    def number(self, raws: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Copies of the rows with fresh ids: whole numbers go on after the largest seen, words are "<column>-1" and so on."""
-        out = [dict(raw) for raw in raws]
-        for column in (c for c in self.columns if c.kind == "id"):
-            for i, row in enumerate(out, 1):
-                if row.get(column.name) is None:
-                    row[column.name] = column.last + i if column.last else f"{column.name}-{i}"
-        return out
+    def number(self, raws: Sequence[dict[str, Any]], first: int = 0) -> list[dict[str, Any]]:
+        """Copies of the rows with fresh ids: whole numbers go on after the largest seen, words are "<column>-1" and so on.
+
+        `first`: how many rows come before these.
+        """
+        return list(self._numbered(raws, first))
+
+    def _numbered(self, raws: Iterable[dict[str, Any]], first: int = 0) -> Iterator[dict[str, Any]]:
+        ids = [column for column in self.columns if column.kind == "id"]
+        for i, raw in enumerate(raws, first + 1):
+            fresh = {c.name: c.last + i if c.last else f"{c.name}-{i}" for c in ids if raw.get(c.name) is None}
+            yield {**raw, **fresh}
 
     def write(self, raws: Sequence[dict[str, Any]], out: Path, meta: Sequence[dict[str, Any]] = ()) -> list[Path]:
         """Write rows to one .csv, .tsv, .jsonl or .parquet file in the original column order and formats."""
-        return [F.write(self.columns, self.number(raws), Path(out), self._delimiter)]
+        return [F.write(self.columns, self._numbered(raws), Path(out), self._delimiter)]
 
     def preview(self, raws: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Rows as the cells a CSV would show."""

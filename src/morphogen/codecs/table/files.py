@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -21,7 +21,7 @@ LINES = (".jsonl", ".ndjson")
 KNOWN = (*TEXT, *LINES, ".parquet", ".pq")
 SHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods")
 DELIMITERS = ",;\t|"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width ones run in some editions
 
 
 @dataclass(frozen=True)
@@ -249,30 +249,45 @@ def _frame(frame: Any) -> Source:
 
 
 # ------------------------------------------------------------------- writing
-def write(columns: Sequence[Column], rows: Sequence[dict[str, Any]], out: Path, delimiter: str) -> Path:
-    """Write rows as .csv, .tsv, .jsonl or .parquet, whole or not at all. Raises UsageError for another ending."""
+def write(columns: Sequence[Column], rows: Iterable[dict[str, Any]], out: Path, delimiter: str) -> Path:
+    """Write rows as .csv, .tsv, .jsonl or .parquet, whole or not at all. Raises UsageError for another ending.
+
+    Text is written row by row; Parquet, which stands in columns, when all rows are there.
+    """
     suffix = out.suffix.lower()
     if suffix in TEXT:
-        files.write_text(out, csv_text(columns, rows, "\t" if suffix != ".csv" else delimiter))
+        lines = _csv_lines(columns, rows, "\t" if suffix != ".csv" else delimiter)
     elif suffix in LINES:
         lines = (json.dumps({c.name: _json(r.get(c.name)) for c in columns}, ensure_ascii=False, allow_nan=False) + "\n" for r in rows)
-        files.write_text(out, "".join(lines))
     elif suffix in (".parquet", ".pq"):
-        files.write_bytes(out, _parquet_bytes(columns, rows))
+        files.write_bytes(out, _parquet_bytes(columns, list(rows)))
+        return out
     else:
         raise UsageError(f"tables are not written as '{suffix or out.name}'", where=out, remedy="end the name in .csv, .jsonl or .parquet")
+    files.write_lines(out, lines)
     return out
 
 
-def csv_text(columns: Sequence[Column], rows: Sequence[dict[str, Any]], delimiter: str) -> str:
+def csv_text(columns: Sequence[Column], rows: Iterable[dict[str, Any]], delimiter: str) -> str:
     """Rows as CSV text; words a spreadsheet would run as a formula get a ' in front (OWASP, CSV injection)."""
+    return "".join(_csv_lines(columns, rows, delimiter))
+
+
+def _csv_lines(columns: Sequence[Column], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[str]:
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
-    writer.writerow([_safe(c.name) for c in columns])
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\r\n")  # so that cells with either of them are quoted
+
+    def line(cells: list[str]) -> str:
+        writer.writerow(cells)
+        text = buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+        return text[:-2] + "\n"
+
+    yield line([_safe(c.name) for c in columns])
     for row in rows:
         cells = [cell(c, row.get(c.name)) for c in columns]
-        writer.writerow([_safe(t) if isinstance(row.get(c.name), str) else t for c, t in zip(columns, cells)])
-    return buffer.getvalue()
+        yield line([_safe(t) if isinstance(row.get(c.name), str) else t for c, t in zip(columns, cells)])
 
 
 def _safe(text: str) -> str:

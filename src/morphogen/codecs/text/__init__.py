@@ -259,7 +259,7 @@ class TextCodec:
         path = Path(out)
         path = path if path.suffix.lower() in LINES else path.with_name(path.name + ".jsonl")
         rows = ({"text": to_bytes(raw).decode(), **more} for raw, more in zip(raws, meta or [{}] * len(raws), strict=True))
-        files.write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+        files.write_lines(path, (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
         return [path]
 
     def preview(self, raws: Sequence[str]) -> dict[str, Any]:
