@@ -41,9 +41,12 @@ class Rules:
         good = good if given is None else _over(given, good)
         if self.model.family.infill == "prefix" and not _leads(good.known):
             return None
+        return good if _any(good.known) else None
+
+    def whole(self, given: Given | None) -> bool:
+        """Whether nothing is left to draw."""
         space = self.model.codec.space
-        open_end = isinstance(space, Tokens) and len(good.known) < space.length
-        return good if _any(good.known) and (open_end or not _all(good.known)) else None
+        return given is not None and _all(given.known) and not (isinstance(space, Tokens) and len(given.known) < space.length)
 
 
 def draw_valid(
@@ -71,6 +74,11 @@ def draw_valid(
             break
         watch.progress("repairing", attempt / ATTEMPTS, f"{len(bad)} of {len(out)}")
         kept = {i: rules.keep(out[i], attempt, None if own is None else own[i]) for i in bad}
+        for i, one in kept.items():
+            if one is not None and rules.whole(one):
+                out[i] = model.codec.decode(one.x)
+                good[i] = rules.holds(out[i], said[i])
+        bad = [i for i in bad if not rules.whole(kept[i])]
         # what is mended and what is drawn anew takes different ways through a family: each goes with its like
         for group in ([i for i in bad if kept[i] is not None], [i for i in bad if kept[i] is None]):
             if not group:

@@ -235,8 +235,7 @@ class LevelCodec:
     def faults(self, raw: Level, attempt: int) -> Given | None:
         """What to keep of a faulty level: all but a window round the cells at fault that grows with the attempts.
 
-        From attempt 2 on the level was mended by hand (`mend`) and all of it is known but the last cell, which lies outside or in
-        a corner, so that families that only continue can do it too. None: nothing wrong, or nothing to hold on to.
+        From attempt 2 on the level was mended by hand (`mend`) and all of it is known. None: nothing wrong, or nothing to hold on to.
         """
         level = tuple(raw)
         cells = self.rules.suspects(level, self.config.nodes)
@@ -245,7 +244,7 @@ class LevelCodec:
         made = self.mend(level) if attempt >= LAST else None
         if made is not None:
             x = self.encode(made)
-            return Given(x, np.arange(len(x)) < len(x) - 1)
+            return Given(x, np.ones(len(x), bool))
         if not cells.any():
             return None
         for _ in range(1 + 2 * attempt):

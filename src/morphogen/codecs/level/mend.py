@@ -88,13 +88,15 @@ def _closed(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     if best is None or best[1].sum() < 4:
         return None
     part = best[1]
-    rest = inside & ~part  # nothing out of reach stays but sealed floor
-    grid[rest] = FLOOR
+    rest = inside & ~part  # what is out of reach is no room of this level: wall if sealed, else outside
+    grid[rest] = WALL
     ring = np.pad(grid == OUTSIDE, 1, constant_values=True)
     loose = rest & spread(around(ring)[1:-1, 1:-1], rest | (grid == OUTSIDE))
     grid[loose] = OUTSIDE
     grid[around(part) & (grid == OUTSIDE)] = WALL
-    near = around(part, corners=True)
+    box = around(part, corners=True)
+    grid[~(box.any(1)[:, None] & box.any(0))] = OUTSIDE
+    near = box
     while True:  # walls that hang together with the level's own stay, islands of wall go
         wider = (near | around(near, corners=True)) & (grid == WALL)
         if (wider == near & (grid == WALL)).all():
