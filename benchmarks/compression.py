@@ -1,4 +1,4 @@
-"""Lossless coding beside xz and zstd: python -m benchmarks.compression [--minutes 5] [--text FILE] [--only digits text exact]
+"""Lossless coding beside xz and zstd: python -m benchmarks.compression [--minutes 5 | --steps N] [--text FILE] [--only digits text exact]
 
 Bits count the whole compressed file unless said; "primed" coders know the training data. Every figure is of data decoded and compared.
 """
@@ -54,7 +54,7 @@ def there_and_back(source: Path, run: Any, name: str) -> tuple[dict[str, Any], f
 
 
 # ------------------------------------------------------------------ digits
-def digits(minutes: float, families: list[str] | None = None) -> None:
+def digits(length: dict[str, Any], families: list[str] | None = None) -> None:
     """scikit-learn's 8x8 digits of 17 grey levels: three quarters to learn, a quarter to code."""
     from sklearn.datasets import load_digits
 
@@ -70,7 +70,7 @@ def digits(minutes: float, families: list[str] | None = None) -> None:
     share /= share.sum(0)
     alone = -np.log2(np.take_along_axis(share, test.astype(int), 0)).sum() / pixels
     figures = {"independent pixels": float(alone), **others(test.tobytes(), train.tobytes(), pixels)}
-    runs: dict[str, dict[str, Any]] = {"ngram": {}, "latent_class": {}, "autoregressive": {"minutes": minutes}}
+    runs: dict[str, dict[str, Any]] = {"ngram": {}, "latent_class": {}, "autoregressive": length}
     for family in families or runs:
         run = morphogen.train(root / "train", root / family, family=family, **runs[family])
         begun = time.perf_counter()
@@ -82,11 +82,11 @@ def digits(minutes: float, families: list[str] | None = None) -> None:
             f"{family}: decoding": pixels / 1e3 / facts["decode_seconds"],
             f"{family}: seconds in all": time.perf_counter() - begun,
         }
-    record("compression-digits", figures, minutes=minutes, pictures=len(test))
+    record("compression-digits", figures, pictures=len(test), **length)
 
 
 # -------------------------------------------------------------------- text
-def text(path: Path | None, minutes: float) -> None:
+def text(path: Path | None, length: dict[str, Any]) -> None:
     """The last seventh of a text, after its first six sevenths."""
     if path is None:
         from morphogen.samples import unpack
@@ -102,7 +102,7 @@ def text(path: Path | None, minutes: float) -> None:
     runs = {
         "ngram of bytes": {"family": "ngram", "options": {"codec": {"tokens": "bytes"}}},
         "ngram of word pieces": {"family": "ngram", "options": {"codec": {"tokens": "bpe"}}},
-        "autoregressive of bytes": {"family": "autoregressive", "minutes": minutes, "options": {"codec": {"tokens": "bytes"}}},
+        "autoregressive of bytes": {"family": "autoregressive", **length, "options": {"codec": {"tokens": "bytes"}}},
     }
     for name, more in runs.items():
         run = morphogen.train(root / "train.txt", root / name.replace(" ", "-"), **more)
@@ -111,7 +111,7 @@ def text(path: Path | None, minutes: float) -> None:
         if "ngram" in name:  # speed of more rows side by side; the file holds what was learned from, so its size says nothing
             _, coding, decoding = there_and_back(path, run, "whole")
             figures |= {f"{name}: kB/s coding {len(data) / 1e6:.1f} MB": coding, f"{name}: decoding it": decoding}
-    record("compression-text", figures, minutes=minutes, train=cut, test=len(data) - cut, data=path.name)
+    record("compression-text", figures, train=cut, test=len(data) - cut, data=path.name, **length)
 
 
 # ------------------------------------------------------------------- exact
@@ -139,11 +139,13 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", help="of the digits: ngram, latent_class, autoregressive")
     parser.add_argument("--text", type=Path, help="a text file; without it, the docstrings of the standard library")
     parser.add_argument("--only", nargs="+", default=["digits", "text", "exact"], choices=["digits", "text", "exact"])
+    parser.add_argument("--steps", type=int, help="train networks so many steps instead of minutes, for machines that are busy")
     a = parser.parse_args()
+    length = {"steps": a.steps} if a.steps else {"minutes": a.minutes}
     if "digits" in a.only:
-        digits(a.minutes, a.families)
+        digits(length, a.families)
     if "text" in a.only:
-        text(a.text, a.minutes)
+        text(a.text, length)
     if "exact" in a.only:
         exact()
 

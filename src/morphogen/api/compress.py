@@ -271,7 +271,8 @@ def _same_build(there: dict[str, Any], here: dict[str, Any], where: Path) -> Non
 def _notes(coder: Lossless, plan: _Plan) -> list[str]:
     notes = []
     if coder.steps is None:
-        notes.append("this run's model does not write tokens one after another: all was coded by xz")
+        notes.append("this run's model does not write tokens one after another: all was coded by xz; train one with "
+                     "--family ngram, latent_class or autoregressive")
     elif not plan.by_model and any(e[1] for e in plan.files):
         notes.append("nothing here is better known to the model than to xz: all was coded by xz, or stored")
     content = sum(e[2] == CONTENT for e in plan.files)

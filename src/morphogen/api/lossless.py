@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from morphogen.coding import blocks
-from morphogen.coding.container import expand, squeeze
+from morphogen.coding.container import beats, expand, squeeze
 from morphogen.coding.rans import damaged
 from morphogen.coding.steps import NetSteps, build
 from morphogen.contracts import HasRunning, HasSteps, HasWholeNumbers
@@ -101,16 +101,18 @@ class Lossless:
         return out
 
     def _encode_piece(self, piece: bytes, out: Blocks, total: int) -> None:
-        small = squeeze(piece)
+        small = None
         tokens = self.model.codec.tokens_of(piece) if self.runs else None
         if tokens is not None:
             running = self._running(total)
             rows = running.rows_for(len(tokens))
             coded = running.encode(tokens, rows)
-            if len(coded) < min(len(small), len(piece)):
+            small = squeeze(piece) if beats(piece, coded) else None
+            if len(coded) < min(len(piece), len(piece) if small is None else len(small)):
                 out.add(coded, MODEL, len(piece), len(tokens), rows, blocks.digest(tokens))
                 return
         self.running = None  # what it has learned from this block the decoder will not know
+        small = small or squeeze(piece)
         if len(small) < len(piece):
             out.add(small, XZ, len(piece))
         else:

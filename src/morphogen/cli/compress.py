@@ -26,7 +26,7 @@ def compress(
     source
         A file or a folder.
     run
-        A run folder whose family writes tokens one after another (ngram, autoregressive, seq2seq).
+        A run folder whose family writes tokens one after another (ngram, latent_class, autoregressive, seq2seq).
     out
         The compressed file, .mgc by custom. It is decoded and compared before it is written.
     items

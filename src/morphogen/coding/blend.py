@@ -150,7 +150,7 @@ class Blend:
         """Code up to four digits; the weights are chosen at their beginning and moved at their end."""
         k, table, squashed, following, stretched = self.orders, self.table, squash_table(), next_states(), state_table()
         base, node = self._slot(hashes, c, value), 1
-        inputs, errors = np.empty((count, self.inputs, self.rows)), np.empty((count, 1, self.rows))
+        inputs, errors = np.empty((count, self.inputs, self.rows)), np.empty((count, self.rows))
         inputs[:, -1] = 256
         place = base + 1
         old = table.take(place)
@@ -171,24 +171,23 @@ class Blend:
             p = squashed.take(dot.astype(np.int64), mode="clip")
             bit = coder.code(p, None if turn.bits is None else turn.bits[turn.at])
             high = bit << 16
-            np.subtract(high, p, out=errors[i, 0])
+            np.subtract(high, p, out=errors[i])
             table[place] = following.take(old + high)
             turn.alive = turn.alive & (bit == turn.digits[turn.at])
             turn.agreed += turn.alive
             turn.at += 1
             value, node = 2 * value + bit, 2 * node + bit
-        inputs *= errors
-        gradient = inputs.sum(0)
+        gradient = np.einsum("cnr,cr->nr", inputs, errors)
         self._learn(self.weights[c], chosen, gradient, count)
         self._learn(self.after[c], turn.last, gradient, count)
         return value
 
     def _learn(self, weights: np.ndarray, chosen: np.ndarray, gradient: np.ndarray, digits: int) -> None:
         """Move the weights each row used; rows that used the same ones share a step."""
-        sets = len(weights)
+        sets, count = len(weights), len(gradient)
         step = float(1 << RATE) * np.maximum(1, np.bincount(chosen, minlength=sets) * digits // BATCH)
-        for i, part in enumerate(gradient):
-            weights[:, i] += np.floor_divide(np.bincount(chosen, part, sets), step)
+        where = chosen + np.arange(0, count * sets, sets)[:, None]
+        weights += np.floor_divide(np.bincount(where.ravel(), gradient.ravel(), count * sets).reshape(count, sets), step).T
 
 
 class Turn:

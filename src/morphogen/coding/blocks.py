@@ -106,7 +106,7 @@ def reordered(level: Counts, rank: np.ndarray) -> Counts:
 
 def _lanes(rows: int) -> int:
     """A lane costs 3 bytes and more of them are faster; they divide the rows."""
-    return rows // 2 if rows % 2 == 0 and rows >= 128 else rows
+    return rows // 2 if 128 <= rows < 1024 and rows % 2 == 0 else rows
 
 
 def table_sizes(counts: Sequence[Counts], vocab: int, expected: int) -> list[int]:

@@ -13,7 +13,7 @@ from morphogen.contracts import Request
 from morphogen.spaces import Tokens
 
 SCALE = 1 << 36
-WINDOW = 256  # tokens of a running text a network looks back on at most: attention to more costs more than it saves
+WINDOW = 192  # tokens of a running text a network looks back on at most: attention to more costs more than it saves
 
 
 class Steps(Protocol):
