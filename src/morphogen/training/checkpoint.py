@@ -68,7 +68,8 @@ def newest(folder: Path) -> tuple[Mapping[str, Tensor], dict[str, Any], list[str
             blob = (path / STATE).read_bytes()
             if hashlib.sha256(blob).hexdigest() != manifest["sha256"]:
                 raise ValueError("hash differs")
-            return load(blob), manifest["facts"], warnings
+            tensors = dict(sorted(load(blob).items()))  # the reader has no order, and processes must agree on one
+            return tensors, manifest["facts"], warnings
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             warnings.append(f"checkpoint {path.name} is damaged ({error}); trying the one before")
     if found:
