@@ -77,6 +77,21 @@ class Checks(Protocol):
 
 
 @runtime_checkable
+class Holds(Protocol):
+    """Reads a listing into a Sequence whose items are made when they are asked for (`codecs.held`), so that millions fit."""
+
+    def hold(self, listing: Any) -> Sequence[Item]: ...
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """Keeps samples small between steps: `unpack` gives the rows `ids` of what `pack` made, stacked, exactly as `encode` makes them."""
+
+    def pack(self, items: Sequence[Item]) -> Any: ...
+    def unpack(self, packed: Any, ids: np.ndarray) -> Sample: ...
+
+
+@runtime_checkable
 class Features(Protocol):
     def features(self, raws: Sequence[Raw]) -> np.ndarray: ...
 

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morphogen.codecs.held import conds_of, given_in, part_of
 from morphogen.config import SIZES, make
-from morphogen.contracts import Augments, Derives, Item, Pairs
+from morphogen.contracts import Augments, Derives, Holds, Item, Pairs
 from morphogen.errors import DataError, MorphogenError, UsageError, suggest
 from morphogen.files import read_json, write_json
 from morphogen.registry import PRESETS, entries, resolve, tried, usable
@@ -33,7 +34,7 @@ class Plan:
 
     listing: Any
     codec: Any
-    items: list[Item]
+    items: Sequence[Item]
     train: list[int]
     held_out: list[int]
     conditions: dict[str, str]
@@ -49,10 +50,10 @@ class Plan:
     picked: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def part(self, ids: Sequence[int]) -> list[Item]:
-        return [self.items[i] for i in ids]
+    def part(self, ids: Sequence[int]) -> Sequence[Item]:
+        return part_of(self.items, ids)
 
-    def lessons(self) -> list[Item]:
+    def lessons(self) -> Sequence[Item]:
         """What is trained on: the training part, and what the codec makes of it."""
         items = self.part(self.train)
         return [*items, *self.codec.augmented(items)] if isinstance(self.codec, Augments) else items
@@ -84,7 +85,7 @@ def claim(listing: Any) -> tuple[str, str]:
 
 def read(
     data: Any, codec: str | None = None, config: dict[str, Any] | None = None, cond: Sequence[str] = ()
-) -> tuple[Any, str, str, Any, list[Item]]:
+) -> tuple[Any, str, str, Any, Sequence[Item]]:
     """(listing, codec name, why, codec, items) of a person's data, nothing fitted yet. A codec with fields puts `cond` first."""
     from morphogen.codecs.sources import scan
 
@@ -94,7 +95,7 @@ def read(
     own = tuple(c for c in cond if c not in getattr(kind, "derived", {}))
     first = {"first": own} if own and "first" in getattr(kind.Config, "__dataclass_fields__", {}) else {}
     reader = kind(make(kind.Config, {**(config or {}), **first}, "codec."))
-    items = list(reader.read(listing))
+    items = reader.hold(listing) if isinstance(reader, Holds) else list(reader.read(listing))
     reader.skips.check(len(items) + reader.skips.count)
     if not items:
         raise DataError("nothing to learn from", where=listing.root, remedy="the data hold no usable item")
@@ -134,12 +135,14 @@ def make_plan(
         codec.load(read_json(parent.path / "codec" / "state.json"))
     elif like is None:
         codec.fit(items)
-    if any(item.given is not None for item in items):
+    if given_in(items):
         items = _that_fit(codec, items)
     asked = [ALIASES.get(c, c) for c in cond if c not in fields]
     items, worked_out, mark = _work_out(codec, items, asked)
     conditions, notes = _conditions(codec, items, asked)
-    items = [item for item in items if all(item.cond.get(k) is not None for k in conditions)]
+    if conditions:
+        said = conds_of(items)
+        items = part_of(items, [i for i, cond in enumerate(said) if all(cond.get(k) is not None for k in conditions)])
     train, held = (like.train, like.held_out) if like is not None else split(items, seed)
     picked_family, because = _family(family, defaults, len(items), parent, getattr(codec.space, "size", 0), minutes, steps)
     if picked_family == "ngram" and getattr(codec.config, "tokens", "") == "auto" and parent is None:
@@ -169,7 +172,7 @@ def _check_numbers(size: str | None, minutes: float | None, steps: int | None) -
         raise UsageError(f"--steps {steps} is not a number of steps", remedy="give a number from 1")
 
 
-def _that_fit(codec: Any, items: list[Item]) -> list[Item]:
+def _that_fit(codec: Any, items: Sequence[Item]) -> list[Item]:
     """Items with a known part cannot lose their tail: those that are too long are left out and counted."""
     kept, skips = holdable(codec, items, {})
     if not kept:
@@ -179,14 +182,14 @@ def _that_fit(codec: Any, items: list[Item]) -> list[Item]:
     return kept
 
 
-def _rebuild(codec: Any, items: list[Item], config: dict[str, Any]) -> Any:
+def _rebuild(codec: Any, items: Sequence[Item], config: dict[str, Any]) -> Any:
     fresh = type(codec)(make(type(codec).Config, config, "codec."))
     fresh.notes, fresh.skips = codec.notes, codec.skips
     fresh.fit(items)
     return fresh
 
 
-def _own_fields(codec: Any, items: list[Item], cond: Sequence[str]) -> tuple[str, ...]:
+def _own_fields(codec: Any, items: Sequence[Item], cond: Sequence[str]) -> tuple[str, ...]:
     """A table's condition is one of its own columns: asking for it makes known values (`Given`), not a condition."""
     if not isinstance(codec.space, Record) or not isinstance(items[0].raw, dict):
         return ()
@@ -197,7 +200,7 @@ def _own_fields(codec: Any, items: list[Item], cond: Sequence[str]) -> tuple[str
     return tuple(name for name in cond if name not in elsewhere)
 
 
-def derive(codec: Any, items: list[Item], names: Sequence[str]) -> list[Item]:
+def derive(codec: Any, items: Sequence[Item], names: Sequence[str]) -> Sequence[Item]:
     """Items with what the codec can work out of them, for names they do not carry themselves.
 
     A value the data say is believed, also where it is missing in some items.
@@ -227,7 +230,7 @@ def holdable(codec: Any, items: Sequence[Item], conditions: dict[str, Any]) -> t
     return kept, skips
 
 
-def _work_out(codec: Any, items: list[Item], names: Sequence[str]) -> tuple[list[Item], list[str], str]:
+def _work_out(codec: Any, items: Sequence[Item], names: Sequence[str]) -> tuple[Sequence[Item], list[str], str]:
     """(items with values, what was done in words, the mark it is kept under)."""
     wanted = [n for n in names if n in getattr(codec, "derived", {}) and not any(item.cond.get(n) is not None for item in items)]
     if not wanted or not isinstance(codec, Derives):
@@ -251,7 +254,7 @@ def _work_out(codec: Any, items: list[Item], names: Sequence[str]) -> tuple[list
 _WORKED_OUT: dict[tuple[str, str], list[Any]] = {}
 
 
-def _mark(codec: Any, items: list[Item]) -> str:
+def _mark(codec: Any, items: Sequence[Item]) -> str:
     """A hash of a codec's choices and all raw items."""
     from morphogen.evaluation.copying import fingerprint
 
@@ -281,17 +284,17 @@ def recall_worked_out(folder: Path) -> None:
             _WORKED_OUT[row.get("mark", ""), row.get("name", "")] = row.get("values", [])
 
 
-def _conditions(codec: Any, items: list[Item], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _conditions(codec: Any, items: Sequence[Item], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """name -> kind of each condition. Without a wish, class labels are used when nearly every item has one."""
-    names = list(names)
-    if not names and items and "label" in items[0].cond:
-        labels = [item.cond.get("label") for item in items]
+    names, said = list(names), conds_of(items)
+    if not names and items and "label" in said[0]:
+        labels = [cond.get("label") for cond in said]
         if 2 <= len(set(labels)) <= min(1000, len(items) // 2) and labels.count(None) <= 0.01 * len(items):
             names = ["label"]
     out, notes = {}, []
     for name in names:
-        values = [item.cond[name] for item in items if item.cond.get(name) is not None]
-        known = sorted({k for item in items[:1000] for k in item.cond} | set(getattr(codec, "derived", {})))
+        values = [cond[name] for cond in said if cond.get(name) is not None]
+        known = sorted({k for cond in said[:1000] for k in cond} | set(getattr(codec, "derived", {})))
         if not values:
             no = f"'{name}' could be worked out of no item" if name in getattr(codec, "derived", {}) else f"the data have no '{name}'"
             remedy = suggest(name, [k for k in known if k != name]) if known else "they carry no labels or captions"

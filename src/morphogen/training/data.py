@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from morphogen.contracts import Batch, Given, Item, Pairs, Sample
+from morphogen.codecs.held import conds_of, given_in
+from morphogen.contracts import Batch, Given, Item, Packs, Pairs, Sample
 from morphogen.errors import UsageError
 from morphogen.model import Model, collate, join, pick, rows_of, stack, to
 from morphogen.sampling import draws
@@ -19,30 +21,43 @@ from morphogen.spaces import Array, Record, Space, Tokens
 class Dataset:
     """All items in the codec's Space, on the host; `batch` brings some of them into the family's Space.
 
-    Bridges run once here, unless augmentation or drawn `given` masks make each visit different.
+    A codec that `Packs` keeps them small until then. Bridges run once here, unless augmentation or drawn `given` masks make
+    each visit different, or there would be no room for what they make.
     """
 
     def __init__(self, model: Model, items: Sequence[Item], chunk: int = 1024) -> None:
         self.model, self.n = model, len(items)
-        samples, self.known = samples_of(model, items)
-        self.x, self.mask = collate(samples, model.codec.space)
+        self.known: Any = None
+        self.x: Any = None
+        self.mask: Tensor | None = None
+        self.packed: Any = None
+        if packs(model.codec, items):
+            self.packed = model.codec.pack(items)
+        else:
+            samples, self.known = samples_of(model, items)
+            self.x, self.mask = collate(samples, model.codec.space)
         self.lengths = None if self.mask is None else self.mask.sum(1)
-        self.cond: dict[str, Tensor] = {}
-        for name, codec in model.conditions.items():
-            self.cond.update(model.cond({name: [item.cond.get(name) for item in items]}))
-            del codec
-        self.cond = to(self.cond, "cpu")
+        said = conds_of(items) if model.conditions else []
+        self.cond: dict[str, Tensor] = to(model.cond({name: [cond.get(name) for cond in said] for name in model.conditions}), "cpu")
         self.with_given = bool(getattr(model.family.config, "given", False))
         self.symmetry = model.codec.space.symmetry if isinstance(model.codec.space, Array) else ()
         self._inner: tuple[Any, Tensor | None] | None = None
         self._mark: str | None = None
-        if not self.with_given and (not self.symmetry or self.known is not None):
-            parts = [self._inward(torch.arange(i, min(i + chunk, self.n))) for i in range(0, self.n, chunk)]
-            self._inner = (join([p[0] for p in parts]), join([p[1] for p in parts]))
+        if len(model.bridges) and not self.with_given and (not self.symmetry or self.known is not None) and self.n:
+            first = self._inward(torch.arange(1))
+            if self.n * sum(t.numel() * t.element_size() for _, t in _flat({"x": first[0], "mask": first[1]})) <= ROOM:
+                parts = [self._inward(torch.arange(i, min(i + chunk, self.n))) for i in range(0, self.n, chunk)]
+                self._inner = (join([p[0] for p in parts]), join([p[1] for p in parts]))
+
+    def rows(self, ids: Tensor) -> Any:
+        """These items in the codec's Space."""
+        if self.packed is None:
+            return pick(self.x, ids)
+        return tensors(self.model.codec.unpack(self.packed, ids.numpy()))
 
     def _inward(self, ids: Tensor) -> tuple[Any, Tensor | None]:
         with torch.no_grad():
-            x, mask = self.model.inward(to(pick(self.x, ids), self.model.device), to(pick(self.mask, ids), self.model.device))
+            x, mask = self.model.inward(to(self.rows(ids), self.model.device), to(pick(self.mask, ids), self.model.device))
         return to(x, "cpu"), to(mask, "cpu")
 
     def batch(self, ids: Tensor, keys: Tensor, weight: Tensor | None = None, *, plain: bool = False) -> Batch:
@@ -53,9 +68,9 @@ class Dataset:
         if self._inner is not None:
             x, mask = pick(self._inner[0], ids), pick(self._inner[1], ids)
             if self.known is not None:
-                given = self.model.given_inward(Given(to(pick(self.x, ids), device), to(pick(self.known, ids), device)))
+                given = self.model.given_inward(Given(to(self.rows(ids), device), to(pick(self.known, ids), device)))
         else:
-            x, mask = pick(self.x, ids), pick(self.mask, ids)
+            x, mask = self.rows(ids), pick(self.mask, ids)
             if not plain and isinstance(x, Tensor) and self.known is None:
                 x = augment(x, keys, self.symmetry)
             x, mask = to(x, device), to(mask, device)
@@ -72,17 +87,41 @@ class Dataset:
         """A short hash of all items as they are trained on."""
         if self._mark is None:
             digest = hashlib.sha256()
+            packed = self.packed if isinstance(self.packed, dict) else {"": self.packed}
+            for array in (np.ascontiguousarray(a) for k in sorted(packed) for a in _arrays(packed[k])):
+                digest.update(f"{array.shape}{array.dtype}".encode())
+                digest.update(array.reshape(-1).view(np.uint8).data)
             for name, tensor in _flat({"x": self.x, "mask": self.mask, "known": self.known, "cond": self.cond}):
                 digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
                 digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
             self._mark = digest.hexdigest()[:16]
         return self._mark
 
-    def batches(self, size: int, seed: int = 0) -> Iterator[Batch]:
-        """One pass in order, nothing hidden: what classical families fit on."""
-        for start in range(0, self.n, size):
-            ids = torch.arange(start, min(start + size, self.n))
+    def batches(self, size: int, seed: int = 0, most: int | None = None) -> Iterator[Batch]:
+        """One pass in order, nothing hidden: what classical families fit on. Of more than `most` items, a uniform sample."""
+        every = torch.from_numpy(sampled(self.n, most, seed))
+        for ids in every.split(size):
             yield self.batch(ids, draws.derive(ids, f"pass.{seed}"), plain=True)
+
+
+def sampled(n: int, most: int | None, seed: int = 0) -> np.ndarray:
+    """The positions 0..n-1, or `most` of them drawn uniformly, ascending."""
+    return np.arange(n) if most is None or n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
+def packs(codec: Any, items: Sequence[Item]) -> bool:
+    """Whether these items are kept packed."""
+    return isinstance(codec, Packs) and len(items) > 0 and not given_in(items)
+
+
+def tensors(tree: Any) -> Any:
+    """A tree of arrays as one of tensors."""
+    return {k: tensors(v) for k, v in tree.items()} if isinstance(tree, dict) else torch.from_numpy(tree)
+
+
+def _arrays(packed: Any) -> Iterator[np.ndarray]:
+    if packed is not None:
+        yield from packed if isinstance(packed, list) else [packed]
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -137,6 +176,7 @@ def either(a: Any, b: Any) -> Any:
     return {k: either(a[k], b[k]) for k in a} if isinstance(a, dict) else a | b
 
 
+ROOM = 1 << 28  # bytes of what bridges make that are kept
 POOL = 32  # batches whose items are sorted by length together
 
 
@@ -150,11 +190,7 @@ def order(n: int, batch: int, seed: int, step: int, lengths: Tensor | None = Non
     """
     per_epoch = max(1, -(-n // batch))
     epoch, at = divmod(step, per_epoch)
-    repeats = -(-batch // n) if n < batch else 1
-    items = torch.arange(n * repeats)
-    keys = draws.derive(items, f"train.{seed}", epoch)
-    rounds = keys.view(repeats, n).argsort(1) + n * torch.arange(repeats)[:, None]  # whole rounds: no item is left out
-    epoch_order = rounds.flatten()[: max(n, batch)]
+    epoch_order = _epoch(n, -(-batch // n) if n < batch else 1, seed, epoch)[: max(n, batch)]
     if lengths is None:
         window = epoch_order[at * batch : (at + 1) * batch]
     else:
@@ -164,11 +200,19 @@ def order(n: int, batch: int, seed: int, step: int, lengths: Tensor | None = Non
         full = -(-len(mine) // batch)
         turn = int(draws.derive(torch.arange(full), f"pool.{seed}.{pool}", epoch).argsort()[at % POOL])  # not from short to long
         window = mine[slice(*_cuts(lengths[mine % n], full)[turn : turn + 2])]
-        return window % n, keys[window], torch.ones(len(window))
+        return window % n, draws.derive(window, f"train.{seed}", epoch), torch.ones(len(window))
     weight = torch.ones(batch)
     weight[len(window) :] = 0
     window = torch.cat([window, window[:1].expand(batch - len(window))])
-    return window % n, keys[window], weight
+    return window % n, draws.derive(window, f"train.{seed}", epoch), weight
+
+
+@lru_cache(maxsize=2)
+def _epoch(n: int, repeats: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch. Kept: to sort millions of items anew for each batch would take longer than most steps."""
+    keys = draws.derive(torch.arange(n * repeats), f"train.{seed}", epoch)
+    rounds = keys.view(repeats, n).argsort(1) + n * torch.arange(repeats)[:, None]  # whole rounds: no item is left out
+    return rounds.flatten()
 
 
 def _cuts(lengths: Tensor, parts: int) -> list[int]:

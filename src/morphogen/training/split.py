@@ -4,6 +4,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+
+from morphogen.codecs.held import groups_of
 from morphogen.contracts import Item
 
 
@@ -17,16 +20,18 @@ def split(items: Sequence[Item], seed: int = 0, share: float = 0.1, most: int = 
     n = len(items)
     if n < 10:
         return list(range(n)), []
-    names = [item.group or str(i) for i, item in enumerate(items)]
-    if len(set(names)) == 1:
-        names = [str(i) for i in range(n)]
-    members: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        members.setdefault(name, []).append(i)
-    want, held = min(most, max(1, round(n * share), min(100, n // 5))), []
-    for name in sorted(members, key=lambda g: hashlib.sha256(f"{seed}:{g}".encode()).digest()):
+    names, of = groups_of(items)
+    if len(names) == 1:
+        names, of = [str(i) for i in range(n)], np.arange(n)
+    sizes, taken = np.bincount(of), np.zeros(len(names), bool)
+    place = np.fromiter((int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") for name in names), np.uint64)
+    want, held = min(most, max(1, round(n * share), min(100, n // 5))), 0
+    for group in np.argsort(place, kind="stable"):
+        if held >= want:
+            break
         # a group far larger than what is still wanted would swallow the training set
-        if len(held) < want and len(held) + len(members[name]) <= max(2 * want, n // 4):
-            held += members[name]
-    chosen = set(held)
-    return [i for i in range(n) if i not in chosen], sorted(held)
+        if held + sizes[group] <= max(2 * want, n // 4):
+            taken[group] = True
+            held += int(sizes[group])
+    side = taken[of]
+    return np.flatnonzero(~side).tolist(), np.flatnonzero(side).tolist()
