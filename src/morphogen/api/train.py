@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import shutil
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from morphogen.api.common import Alone, Watch, crew_of, seconds
 from morphogen.api.watching import Follower, Hook, Previewer
+from morphogen.config import SIZES
 from morphogen.errors import FormatError, UsageError
 from morphogen.files import PART, check_output, lock, sweep, write_bytes, write_json
 from morphogen.plan import Plan, keep_worked_out, make_plan, recall_worked_out
@@ -220,6 +220,8 @@ class Job:
             model = build_model(self.plan, self.parent, self.device)
         dataset = Dataset(model, self.plan.lessons())
         self.sized(model, dataset)
+        if model.family.phases:
+            self.fits(model, dataset)
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
             self.crew.once(lambda: self.record(model, data, bridge, cond))
@@ -243,6 +245,19 @@ class Job:
             self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length))
         if not self.plan.training.lanes:
             self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes_for(self.device) if self.crew.world == 1 else 1)
+
+    def fits(self, model: Any, dataset: Any) -> None:
+        """Say how much memory training takes. Raises ResourceError with the smallest change that fits when there is less."""
+        from morphogen.training import estimate
+
+        if model.device.type != "cpu":
+            return
+        net, config = self.plan.family_config.get("net", {}), self.plan.training
+        smaller = SIZES[max(0, SIZES.index(net["size"]) - 1)] if net else ""
+        other = f"--size {smaller} is the next smaller net" if smaller and smaller != net["size"] else "use a machine with more memory"
+        free = estimate.available()
+        need = estimate.check(estimate.measure(model.family, dataset, config), config, free, lambda: other)
+        self.watch.say(f"picked  about {estimate.size(need)} of memory beside the data, {estimate.size(free)} are free")
 
     def record(self, model: Any, data: Any, bridge: Any, cond: Sequence[str], more: dict[str, Any] | None = None) -> None:
         """The recipe (with `more` sections) and the small files, before the first step: what --resume needs."""
@@ -315,7 +330,7 @@ class Job:
 
     def timed(self, trainer: Any, preview: Previewer) -> Any:
         """--minutes becomes steps after measuring a step, a preview, a check and what comes at the end; a Pace mends them on the way."""
-        from morphogen.training.pace import Pace
+        from morphogen.training.pace import Pace, closing
         from morphogen.training.trainer import CHECKED
 
         budget = (self.plan.minutes or 1) * 60
@@ -328,7 +343,7 @@ class Job:
             if self.crew.first:
                 preview.draw(0, module)
         one_preview = time.monotonic() - begun
-        pace = Pace(self.begun + budget - self.closing(trainer))
+        pace = Pace(self.begun + budget - closing(trainer))
         step = trainer.seconds_per_step(min(20.0, max(1.0, 0.03 * budget)))
         config = trainer.config
         # without gradients an item costs about a third; few minutes may have room for few checks, or for none
@@ -342,26 +357,6 @@ class Job:
         self.folder.recipe["training"] = config_values(trainer.config)
         self.crew.once(self.folder.save_recipe)
         return pace
-
-    def closing(self, trainer: Any) -> float:
-        """Seconds from the last step to the saved model: `finish` is tried on a part of the data, and forgotten."""
-        with trainer.drawn() as family:
-            return self._closing(family, trainer.data)
-
-    def _closing(self, family: Any, data: Any) -> float:
-        import torch
-
-        took = 0.0
-        if hasattr(family, "finish") and self.crew.first:
-            kept = {k: v.clone() for k, v in family.state_dict().items()}
-            begun = time.monotonic()
-            some = min(data.n, 2048)
-            with torch.no_grad():
-                family.eval().finish(itertools.islice(data.batches(512), -(-some // 512)))
-            took = (time.monotonic() - begun) * data.n / some
-            family.load_state_dict(kept)
-        size = sum(t.numel() * t.element_size() for t in family.state_dict().values())
-        return 0.3 + took + size / 1e8
 
     def classical(self, model: Any, dataset: Any) -> dict[str, Any]:
         import torch

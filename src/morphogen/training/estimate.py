@@ -1,0 +1,203 @@
+"""How much memory a training run will take, found out on a few items before the first step, and what to change when it is too much."""
+from __future__ import annotations
+
+import dataclasses
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from morphogen.errors import ResourceError
+from morphogen.training.data import Dataset
+from morphogen.training.lanes import shared
+from morphogen.training.optim import TrainConfig
+
+BASE = 60 << 20  # what torch's kernels, threads and caches take at their first use
+SLACK = 1.1  # the allocator's holes
+ARENA = 72 << 20  # addresses (not memory) that a thread's stack and heap reserve
+
+
+class Living(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, as long as they live; `peak` is the most at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        views = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
+        for tensor in _tensors(out):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in views and storage._cdata not in self.known:
+                self._made(storage)
+        return out
+
+    def _made(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+        def gone() -> None:
+            self.known.discard(key)
+            self.now -= size
+
+        weakref.finalize(storage, gone)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [t for v in value for t in _tensors(v)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes beyond what the process holds before the first step.
+
+    `kept`: average, best copy, optimisers. `item`: (bytes for a window of no items, bytes an item) of one lane at the peak of a
+    step. `weights`: those that are trained. `state`: what a checkpoint holds.
+    """
+
+    kept: int
+    item: tuple[float, float]
+    weights: int
+    state: int
+
+    def step(self, config: TrainConfig) -> float:
+        """The peak within a step: every lane's window at once, or all gradients and what the optimiser puts beside them."""
+        rows = -(-config.batch // (config.lanes * config.windows))
+        fixed, each = self.item
+        return max(config.lanes * (fixed + each * rows), 2.0 * self.weights)
+
+    def peak(self, config: TrainConfig) -> int:
+        """The most at any time: in a step, or while a checkpoint is written."""
+        return int(BASE + SLACK * (self.kept + max(self.step(config), self.state)))
+
+
+def measure(family: Any, data: Dataset, config: TrainConfig) -> Memory:
+    """What a run of this family, data and config will hold. Two small steps are tried on a replica; nothing of the run changes."""
+    trained = sum(p.numel() * p.element_size() for p in family.parameters() if p.requires_grad)
+    buffers = sum(b.numel() * b.element_size() for b in family.buffers())
+    copies = int(bool(config.ema)) + int(config.keep == "best")
+    moments = 1 if config.optimiser == "muon" else 2
+    kept = copies * (trained + buffers) + moments * trained
+    few, many = 1, min(4, max(2, config.batch))
+    low, high = (_step(family, data, n) for n in (few, many))
+    each = max(0.0, (high - low) / (many - few))
+    return Memory(kept, (max(0.0, low - each * few), each), trained, kept + trained + buffers)
+
+
+def _step(family: Any, data: Dataset, n: int) -> int:
+    """The peak of bytes that a forward and a backward pass of n items make, the largest phase."""
+    ids = torch.arange(data.n) if data.lengths is None else data.lengths.argsort(descending=True)
+    # of ragged items those of usual length: a batch holds equally many tokens, whatever its items
+    ids = ids[len(ids) // 2 :] if data.lengths is not None else ids
+    ids = ids[torch.arange(n) % len(ids)]
+    peak = 0
+    for phase in family.phases:
+        replica = shared(family).train()
+        for module in replica.modules():
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else buffer.clone()
+        for name, p in replica.named_parameters():
+            p.requires_grad_(p.requires_grad and name.startswith(phase.params))
+        with Living() as living:
+            loss = replica(data.batch(ids, ids), phase.name)
+            loss.total.backward()
+        peak = max(peak, living.peak)
+    return peak
+
+
+# ---------------------------------------------------------------- what there is
+def available() -> int:
+    """Bytes this process may still take: of the machine, of its control group, of its own limit on addresses."""
+    found = [_machine(), *_group(Path("/sys/fs/cgroup")), _addresses()]
+    return max(0, min(found))
+
+
+def _machine() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 1 << 62
+
+
+def _group(root: Path, own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What each control group above this process (version 2, then 1) leaves; file caches count as free."""
+    found = []
+    try:
+        names = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return []
+    for _, kinds, name in names:
+        top = root if not kinds else root / "memory" if "memory" in kinds.split(",") else None
+        if top is None:
+            continue
+        limit, used = ("memory.max", "memory.current") if not kinds else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        folder = top / name.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place != top and top not in place.parents:
+                break
+            try:
+                most, now = (place / limit).read_text().strip(), int((place / used).read_text())
+                stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):
+                continue
+            if most != "max":
+                found.append(int(most) - now + int(stat.get("inactive_file", stat.get("total_inactive_file", 0))))
+    return found
+
+
+def _addresses() -> int:
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError, ValueError):
+        return 1 << 62
+    return 1 << 62 if limit == -1 else limit - pages * os.sysconf("SC_PAGE_SIZE") - ARENA
+
+
+# ---------------------------------------------------------------- whether it fits
+def check(memory: Memory, config: TrainConfig, free: int, smaller: Callable[[], str]) -> int:
+    """The peak in bytes. Raises ResourceError with the smallest change that fits when `free` is less.
+
+    `smaller`: what to say when no split of the batch helps.
+    """
+    need = memory.peak(config)
+    if need <= free:
+        return need
+    remedy = next((f"{said} needs {size(memory.peak(c))}" for said, c in _splits(config) if memory.peak(c) <= free), smaller())
+    raise ResourceError(f"training needs about {size(need)} of memory, {size(free)} are free", remedy=remedy)
+
+
+def _splits(config: TrainConfig) -> list[tuple[str, TrainConfig]]:
+    """Changes that cost ever more: the same gradient in more windows, then one lane, then a smaller batch."""
+    out = []
+    windows = config.windows
+    while config.batch > config.lanes * windows:
+        windows *= 2
+        out.append((f"--set training.windows={windows}", dataclasses.replace(config, windows=windows)))
+    if config.lanes > 1:
+        out.append((f"--set training.lanes=1 --set training.windows={config.batch}",
+                    dataclasses.replace(config, lanes=1, windows=config.batch)))
+    return out
+
+
+def size(n: float) -> str:
+    """Bytes as people say them."""
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"

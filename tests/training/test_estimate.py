@@ -1,0 +1,84 @@
+"""Memory found out on a few items: against what is known, and without a trace."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.test_trainer import make
+from torch import nn
+
+from morphogen.config import make as config_of
+from morphogen.contracts import Item
+from morphogen.errors import ResourceError
+from morphogen.model import Model
+from morphogen.registry import resolve
+from morphogen.spaces import Array
+from morphogen.training.data import Dataset
+from morphogen.training.estimate import Living, Memory, _group, check, measure
+from morphogen.training.optim import TrainConfig
+
+
+def test_living_counts_what_lives_at_one_time() -> None:
+    net, x = nn.Sequential(*(nn.Linear(1000, 1000, bias=False) for _ in range(3))), torch.zeros(100, 1000)
+    with Living() as living:
+        net(x).sum().backward()
+    row, weight = 100 * 1000 * 4, 1000 * 1000 * 4
+    assert 3 * weight + row <= living.peak <= 3 * weight + 5 * row, "gradients of all, activations of a few layers"
+    with Living() as living:
+        for _ in range(5):
+            y = torch.zeros(1000)
+            del y
+    assert living.peak == 4000 and living.now == 0
+
+
+@pytest.mark.parametrize("name", ["diffusion", "gan", "vae", "flow"])
+def test_measuring_changes_nothing(name: str) -> None:
+    class Plain:
+        space = Array((1, 8, 8))
+
+        def encode(self, raw: Any) -> Any:
+            return raw
+
+    kind = resolve("family", name)
+    model = Model(Plain(), kind(Plain.space, {}, config_of(kind.Config, {"net": {"size": "tiny", "width": 16, "depth": 1}})))
+    data = Dataset(model, [Item(row.numpy()) for row in torch.randn(6, 1, 8, 8)])
+    before = {k: v.clone() for k, v in model.family.state_dict().items()}
+    state = torch.get_rng_state()
+    one, two = (measure(model.family, data, TrainConfig(steps=1, batch=b, lanes=1)) for b in (8, 8))
+    assert one == two and one.item[1] > 0
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(v, before[k]) for k, v in model.family.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.family.parameters())
+
+
+def test_copies_are_counted() -> None:
+    trainer = make(lanes=1)
+    weights = sum(p.numel() * 4 for p in trainer.family.parameters())
+    for config, copies in ((TrainConfig(ema=0.0), 2), (TrainConfig(), 3), (TrainConfig(keep="best"), 4),
+                           (TrainConfig(keep="best", optimiser="muon"), 3)):
+        assert measure(trainer.family, trainer.data, config).kept == copies * weights
+
+
+def test_refused_with_the_smallest_change_that_fits() -> None:
+    memory = Memory(0, (0.0, 2.0**20), 0, 0)
+    config = TrainConfig(batch=1024, lanes=2)
+    assert check(memory, config, 4 << 30, lambda: "") > 1 << 30
+    with pytest.raises(ResourceError, match=r"training.windows=4 needs") as caught:
+        check(memory, config, 450 << 20, lambda: "--size tiny")
+    assert caught.value.exit_code == 5
+    with pytest.raises(ResourceError, match="--size tiny"):
+        check(memory, config, 1 << 20, lambda: "--size tiny")
+
+
+def test_control_groups_are_asked(tmp_path: Path) -> None:
+    for folder, most, now in ((tmp_path / "a" / "b", "max", 10), (tmp_path / "a", "1000", 400)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(most)
+        (folder / "memory.current").write_text(str(now))
+        (folder / "memory.stat").write_text("anon 5\ninactive_file 50\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/a/b\n")
+    assert _group(tmp_path, own) == [650]
+    assert _group(tmp_path, tmp_path / "none") == []
