@@ -1,19 +1,22 @@
 """Tables: CSV, JSONL, Parquet and data frames <-> a Record of numbers and categories. No torch here."""
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from morphogen.codecs.sources import Listing, Skips, group_of
+from morphogen.codecs.held import Held
+from morphogen.codecs.sources import Listing, Skips
 from morphogen.codecs.table import columns as C
 from morphogen.codecs.table import files as F
-from morphogen.codecs.table.cells import Parser, free_name, row_of, tally, typed
+from morphogen.codecs.table.cells import free_name, typed
 from morphogen.codecs.table.columns import Column
+from morphogen.codecs.table.store import Reading, Rows, Tally, chunks, coded, kept, numbers_of, value_of
 from morphogen.contracts import Claim, Given, Item
 from morphogen.errors import DataError, UsageError, suggest
 from morphogen.spaces import Array, Record, Space, Tokens
@@ -27,6 +30,8 @@ class Config:
     "Encoding of CSV files."
     max_categories: int = 1000
     "Most categories a column keeps; the rarest beyond become '(other)'."
+    rows: int = 1_000_000
+    "Most rows learned from, drawn uniformly from a larger table; 0 = all."
     max_columns: int = 2000
     "Refuse tables with more columns."
     first: tuple[str, ...] = ()
@@ -68,55 +73,64 @@ class TableCodec:
         return Claim(0.95 * share, f"{len(found)} table file{'s' * (len(found) != 1)}") if found else Claim(0.0)
 
     def read(self, listing: Listing) -> Iterator[Item]:
-        """Yield the rows. The first read finds the columns; a fitted codec reads by its own and skips rows that do not fit.
+        """Yield what `hold` reads."""
+        yield from self.hold(listing)
+
+    def hold(self, listing: Listing) -> Held:
+        """The rows. The first read finds the columns; a fitted codec reads by its own and skips rows that do not fit.
 
         Raises DataError for files that are no tables, have no rows, or lose more than 1 % of them.
         """
         self.skips = Skips()
         tables = F.sources(listing, self.config.encoding, self.config.max_columns, self.notes)
-        first = not self.columns
+        first, chosen = not self.columns, None
         if first:
-            self._count(tables, listing)
+            chosen = self._count(tables, listing)
             self._delimiter = tables[0].delimiter
         columns = self.columns or self._surveyed
         where = listing.files[0] if listing.files else ""
         unknown = {c.name for c in columns if c.learned} - set(tables[0].names)
         if unknown:
             raise DataError(f"column '{min(unknown)}' is missing", where=where, remedy="give a table with the columns of the training data")
-        by_name = {c.name: c for c in columns}
-        parsers = [Parser(by_name.get(n)) for n in tables[0].names]
-        good = 0
+        reading = Reading(tables[0].names, {c.name: c for c in columns}, self.skips)
+        at = 0
         for table in tables:
-            for place, cells in table.rows(Skips() if first else self.skips):
-                row, why = row_of(tables[0].names, parsers, cells)
-                if why:
-                    self.skips.add(place, why)
-                else:
-                    good += 1
-                    yield Item(row, {}, group_of(row), str(place))
-        self.skips.check(good + self.skips.count)
+            reading.begin(table)
+            for numbers, cells in chunks(table, Skips() if first else self.skips):
+                if first and chosen is not None:
+                    among = chosen[at : at + len(numbers)]
+                    numbers, cells = list(compress(numbers, among)), [tuple(compress(column, among)) for column in cells]
+                    at += len(among)
+                if numbers:
+                    reading.add(numbers, cells)
+        self.skips.check(reading.n + self.skips.count)
+        return Held(reading.rows())
 
-    def _count(self, tables: list[F.Source], listing: Listing) -> None:
-        """Pass one: how often each distinct cell occurs decides what each column is; values are parsed in pass two."""
-        names = tables[0].names
-        counts: list[Counter[Any]] = [Counter() for _ in names]
-        rising, last, total = [True] * len(names), [None] * len(names), 0
+    def _count(self, tables: list[F.Source], listing: Listing) -> np.ndarray | None:
+        """Pass one: how often each distinct cell occurs decides what each column is; values are parsed in pass two.
+
+        Returns which rows are wanted, None for all.
+        """
+        tally = Tally(len(tables[0].names), tables[0].typed)
         for table in tables:
-            for _, cells in table.rows(self.skips):
-                total += 1
-                tally(cells, counts, rising, last)
-        self.skips.check(total + self.skips.count)
-        if not total:
+            for _, cells in chunks(table, self.skips):
+                tally.add(cells)
+        self.skips.check(tally.rows + self.skips.count)
+        if not tally.rows:
             where = listing.files[0] if listing.files else "frame"
             raise DataError("the table has no rows", where=where, remedy="give a header and at least a few dozen rows")
-        self._survey(names, counts, tables[0].typed, rising)
+        self._survey(tally, tables[0].names)
+        most = self.config.rows
+        if not 0 < most < tally.rows:
+            return None
+        self.notes.append(f"{tally.rows:,} rows, learning from a uniform sample of {most:,}; --set codec.rows=0 takes all")
+        chosen = np.zeros(tally.rows, bool)
+        chosen[np.random.default_rng(0).choice(tally.rows, most, replace=False)] = True
+        return chosen
 
-    def _survey(self, names: Sequence[str], counts: list[Counter[Any]], is_typed: bool, rising: list[bool]) -> None:
-        self._surveyed = []
-        for name, count, up in zip(names, counts, rising):
-            column, notes = C.survey(name, count, is_typed, up, self.config.max_categories)
-            self._surveyed.append(column)
-            self.notes += notes
+    def _survey(self, tally: Tally, names: Sequence[str]) -> None:
+        self._surveyed, notes = tally.survey(names, self.config.max_categories)
+        self.notes += notes
 
     # ---------------------------------------------------------------- fitting
     def fit(self, items: Sequence[Item]) -> None:
@@ -128,18 +142,19 @@ class TableCodec:
             raise DataError("no rows to learn from", remedy="give at least a few dozen rows")
         if not self._surveyed:
             names = list(dict.fromkeys(k for item in items for k in item.raw))
-            counts: list[Counter[Any]] = [Counter() for _ in names]
-            rising, last = [True] * len(names), [None] * len(names)
-            for item in items:
-                tally([C.V.plain(item.raw.get(n)) for n in names], counts, rising, last)
-            self._survey(names, counts, True, rising)
+            tally = Tally(len(names), True)
+            tally.add([[C.V.plain(item.raw.get(n)) for item in items] for n in names])
+            self._survey(tally, names)
         columns = [C.Column(**asdict(c)) for c in self._surveyed]
         for column in columns:
             if column.kind in C.NUMERIC:
-                values = [C.parse(column, item.raw.get(column.name)) for item in items]
-                present = [v for v in values if v is not None]
-                if present:
-                    C.measure(column, present)
+                cells = self._cells(items, column)
+                if cells is None:
+                    cells = kept(column, [C.parse(column, item.raw.get(column.name)) for item in items])
+                numbers = numbers_of(cells)
+                present = ~np.isnan(numbers)
+                if present.any():
+                    C.measure(column, numbers[present], lambda c=column, some=cells[present]: sorted({value_of(c.kind, v) for v in some}))
                 else:  # every cell of the training part is empty: there is nothing to learn
                     column.kind = "empty"
         self._adopt(columns)
@@ -181,6 +196,38 @@ class TableCodec:
         self._adopt([Column(**c) for c in state["columns"]])
         self._surveyed = self.columns
 
+    # ---------------------------------------------------------------- many rows
+    @staticmethod
+    def _cells(items: Sequence[Item], column: Column) -> np.ndarray | None:
+        """A column of items that are held by columns of these kinds."""
+        rows = items.store if isinstance(items, Held) else None
+        same = isinstance(rows, Rows) and rows.kinds.get(column.name) == column.kind
+        return rows.columns[column.name][items.ids] if same and isinstance(items, Held) else None
+
+    def pack(self, items: Sequence[Item]) -> dict[str, np.ndarray]:
+        """Field -> (N,) float32 of a number, the smallest whole numbers of a word. Raises DataError as `encode` does."""
+        out: dict[str, np.ndarray] = {}
+        for column in (c for c in self.columns if c.learned):
+            cells = self._cells(items, column)
+            if cells is None:
+                cells = [item.raw.get(column.name) for item in items]
+            if column.kind in C.WORDS:
+                out[column.name] = coded(cells, lambda value, c=column: self._word(c, value), len(column.values) + 1)
+                continue
+            numbers = np.array([self._number(column, cell) for cell in cells]) if isinstance(cells, list) else numbers_of(cells)
+            missing = np.isnan(numbers)
+            if column.companion:
+                out[column.companion] = missing.astype(np.uint8)
+            elif missing.any():
+                raise _empty(column)
+            x = C.encode_number(column, np.where(missing, column.centre, numbers))
+            out[column.name] = np.where(missing, 0.0, x).clip(-3e38, 3e38).astype(np.float32)
+        return {name: out[name] for name, _ in self.space.fields} if isinstance(self.space, Record) else out
+
+    def unpack(self, packed: dict[str, np.ndarray], ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows of what `pack` made, each field (B, 1)."""
+        return {k: v[ids][:, None].astype(np.float32 if v.dtype == np.float32 else np.int64) for k, v in packed.items()}
+
     # ---------------------------------------------------------------- rows
     def encode(self, raw: dict[str, Any]) -> dict[str, np.ndarray]:
         """A row as a sample of the Space. Raises DataError for a value the column cannot hold."""
@@ -197,16 +244,24 @@ class TableCodec:
         if column.kind in C.WORDS:
             out[column.name] = np.array([self._word(column, value)], np.int64)
             return
-        parsed = None if C.V.is_missing(value) else C.parse(column, value)
-        if parsed is None:
-            if not C.V.is_missing(value):
-                raise DataError(f"'{value}' is no {column.kind}", where=f"column '{column.name}'", remedy="write it as in the data")
-            if not column.companion:
-                raise _empty(column)
+        number = self._number(column, value)
+        missing = math.isnan(number)
         if column.companion:
-            out[column.companion] = np.array([parsed is None], np.int64)
-        x = 0.0 if parsed is None else C.encode_scalar(column, C.number_of(parsed))
+            out[column.companion] = np.array([missing], np.int64)
+        elif missing:
+            raise _empty(column)
+        x = 0.0 if missing else C.encode_scalar(column, number)
         out[column.name] = np.array([min(max(x, -3e38), 3e38)], np.float32)
+
+    @staticmethod
+    def _number(column: Column, value: Any) -> float:
+        """A cell on the number line, NaN = missing."""
+        if C.V.is_missing(value):
+            return math.nan
+        parsed = C.parse(column, value)
+        if parsed is None:
+            raise DataError(f"'{value}' is no {column.kind}", where=f"column '{column.name}'", remedy="write it as in the data")
+        return C.number_of(parsed)
 
     def _word(self, column: Column, value: Any) -> int:
         """The id of a category; empty is the last id."""

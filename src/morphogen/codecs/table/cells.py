@@ -1,8 +1,6 @@
-"""From the cells of a row to its values, and the tally from which the columns are found. No torch here."""
+"""From cells to values. No torch here."""
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from morphogen.codecs.table import values as V
@@ -36,35 +34,6 @@ def _is_gone(column: Column, cell: Any) -> bool:
     if cell in column.values or (column.kind in WORDS and cell.strip() in column.values):
         return False
     return cell.strip() in V.MISSING or (cell == column.mark and bool(cell)) or (cell in V.WEAK_MISSING and column.kind != "category")
-
-
-def row_of(names: Sequence[str], parsers: list[Parser], cells: Sequence[Any]) -> tuple[dict[str, Any], str]:
-    """(row, why it cannot be used or "")."""
-    row = {}
-    for name, parser, cell in zip(names, parsers, cells):
-        if parser.column is None:
-            continue
-        value = parser(cell)
-        if value is Parser:
-            kind = parser.column.kind if parser.column else ""
-            return {}, f"'{str(cell)[:40]}' in column '{name}' is no {kind}"
-        row[name] = value
-    return row, ""
-
-
-def tally(cells: Sequence[Any], counts: list[Counter[Any]], rising: list[bool], last: list[Any]) -> None:
-    """Count a row's cells; `rising[i]` stays true while column i goes up by one from row to row (`last` remembers)."""
-    for i, cell in enumerate(cells):
-        # True would be counted as 1; nested values only need to be told apart from plain ones
-        key = (bool, cell) if type(cell) is bool else cell if cell.__hash__ is not None else type(cell)
-        counts[i][key] += 1
-        if rising[i]:
-            try:
-                number = int(cell)
-                rising[i] = last[i] is None or number == last[i] + 1
-                last[i] = number
-            except (TypeError, ValueError, OverflowError):
-                rising[i] = False
 
 
 def typed(value: Any) -> Any:

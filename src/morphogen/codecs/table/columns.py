@@ -4,7 +4,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ FATES = {
 }
 FEW = 30  # numbers with fewer distinct values remember which ones are legal
 LARGE = 1e30  # beyond it float32 would overflow, so the column goes through asinh
+MANY = 100_000  # different numbers whose digits are looked at
 ID_ROWS = 10  # in fewer rows "all different" says nothing
 
 
@@ -268,18 +269,21 @@ def number_of(value: Any) -> float:
     return V.date_number(value) if isinstance(value, dt.date) else float(value)
 
 
-def measure(column: Column, present: Sequence[Any]) -> None:
-    """Fit range, decimals, step, legal values and scale of a numeric column from its training values."""
-    numbers = np.array([number_of(v) for v in present], np.float64)
+def measure(column: Column, numbers: np.ndarray, legal: Callable[[], Sequence[Any]]) -> None:
+    """Fit range, decimals, step, legal values and scale of a numeric column from its training values as numbers.
+
+    `legal`: all different values, ascending; asked for when there are few.
+    """
     unique = np.unique(numbers)
     column.low, column.high = float(unique[0]), float(unique[-1])
     column.centre, lower, upper = (float(np.quantile(numbers, q, method="nearest")) for q in (0.5, 0.25, 0.75))
     spread = upper / 2 - lower / 2 or column.high / 2 - column.low / 2 or 0.5  # halves: 1e308 - -1e308 overflows
     column.scale = 2 * min(spread, 1e307)
     column.squash = bool(max(abs(column.high / 2 - column.centre / 2), abs(column.low / 2 - column.centre / 2)) / spread > LARGE)
-    column.decimals = 0 if column.kind in ("integer", "date") else max(column.decimals, *map(V.decimals_of, unique.tolist()))
+    some = unique[:: -(-len(unique) // MANY)]
+    column.decimals = 0 if column.kind in ("integer", "date") else max(column.decimals, *map(V.decimals_of, some.tolist()))
     few = len(unique) < FEW and len(numbers) >= 2 * len(unique) and column.kind in ("integer", "number")
-    column.values = sorted(set(present)) if few else []
+    column.values = list(legal()) if few else []
     column.step = _step(unique, column.decimals) if len(numbers) >= 20 else 1
     inside = encode_number(column, numbers)
     column.mean, column.std = float(inside.mean()), float(inside.std()) or 1.0

@@ -26,11 +26,15 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "
 
 @dataclass(frozen=True)
 class Source:
-    """A table that can be gone through more than once. `rows(skips)` yields (where, cells in header order)."""
+    """A table that can be gone through more than once. `rows(skips)` yields (number, cells in header order).
+
+    `place(number)` says where a row is.
+    """
 
     names: tuple[str, ...]
     typed: bool
-    rows: Callable[[Skips], Iterator[tuple[str, Sequence[Any]]]]
+    rows: Callable[[Skips], Iterator[tuple[int, Sequence[Any]]]]
+    place: Callable[[int], str]
     delimiter: str = ","
 
 
@@ -64,11 +68,11 @@ def _ordered(source: Source, names: tuple[str, ...]) -> Source:
         return source
     at = [source.names.index(n) for n in names]
 
-    def rows(skips: Skips) -> Iterator[tuple[str, Sequence[Any]]]:
-        for where, cells in source.rows(skips):
-            yield where, [cells[i] for i in at]
+    def rows(skips: Skips) -> Iterator[tuple[int, Sequence[Any]]]:
+        for number, cells in source.rows(skips):
+            yield number, [cells[i] for i in at]
 
-    return Source(names, source.typed, rows, source.delimiter)
+    return Source(names, source.typed, rows, source.place, source.delimiter)
 
 
 def _open(path: Path, encoding: str, notes: list[str]) -> Source:
@@ -123,7 +127,11 @@ def _csv(path: Path, encoding: str, notes: list[str]) -> Source:
     names = _names(header, notes)
     if len(header) > 1 and all(V.number_style(h.strip()) for h in header):
         notes.append("the first line looks like data; is the header missing?")
-    return Source(names, False, lambda skips: _csv_rows(path, encoding, delimiter, len(names), skips), delimiter)
+
+    def rows(skips: Skips) -> Iterator[tuple[int, list[str]]]:
+        return _csv_rows(path, encoding, delimiter, len(names), skips)
+
+    return Source(names, False, rows, lambda number: f"{path}:{number}", delimiter)
 
 
 def _names(header: Sequence[str], notes: list[str]) -> tuple[str, ...]:
@@ -140,7 +148,7 @@ def _names(header: Sequence[str], notes: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _csv_rows(path: Path, encoding: str, delimiter: str, width: int, skips: Skips) -> Iterator[tuple[str, list[str]]]:
+def _csv_rows(path: Path, encoding: str, delimiter: str, width: int, skips: Skips) -> Iterator[tuple[int, list[str]]]:
     with path.open(encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         seen_header = False
@@ -165,7 +173,7 @@ def _csv_rows(path: Path, encoding: str, delimiter: str, width: int, skips: Skip
             elif len(row) != width:
                 skips.add(f"{path}:{start}", f"{len(row)} cells under {width} columns")
             else:
-                yield f"{path}:{start}", row
+                yield start, row
 
 
 def _undecodable(path: Path, encoding: str) -> DataError:
@@ -193,11 +201,11 @@ def _jsonl(path: Path) -> Source:
     if not names and count:
         raise DataError("its objects hold no keys", where=path, remedy="give one object of column: value a line")
 
-    def rows(skips: Skips) -> Iterator[tuple[str, list[Any]]]:
+    def rows(skips: Skips) -> Iterator[tuple[int, list[Any]]]:
         for number, row in json_lines(path, skips):
-            yield f"{path}:{number}", [V.plain(row.get(n)) for n in names]
+            yield number, [V.plain(row.get(n)) for n in names]
 
-    return Source(tuple(names), True, rows)
+    return Source(tuple(names), True, rows, lambda number: f"{path}:{number}")
 
 
 def _parquet(path: Path) -> Source:
@@ -208,18 +216,17 @@ def _parquet(path: Path) -> Source:
     except (arrow.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
 
-    def rows(skips: Skips) -> Iterator[tuple[str, Sequence[Any]]]:
+    def rows(skips: Skips) -> Iterator[tuple[int, Sequence[Any]]]:
         start = 1
         try:
             for batch in parquet.ParquetFile(path).iter_batches():
                 cells = [[V.plain(v) for v in column.to_pylist()] for column in batch.columns]
-                for i, row in enumerate(zip(*cells)):
-                    yield f"{path} (row {start + i})", row
+                yield from enumerate(zip(*cells), start)
                 start += batch.num_rows
         except (arrow.ArrowException, OSError) as error:
             raise _damaged(path, error) from None
 
-    return Source(_names(names, []), True, rows)
+    return Source(_names(names, []), True, rows, lambda number: f"{path} (row {number})")
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
@@ -241,11 +248,11 @@ def _frame(frame: Any) -> Source:
     if not names:
         raise DataError("the table has no columns", remedy="give at least one column")
 
-    def rows(skips: Skips) -> Iterator[tuple[str, Sequence[Any]]]:
-        for i, row in enumerate(zip(*columns)):
-            yield f"row {i + 1}", [V.plain(v) for v in row]
+    def rows(skips: Skips) -> Iterator[tuple[int, Sequence[Any]]]:
+        for number, row in enumerate(zip(*columns), 1):
+            yield number, [V.plain(v) for v in row]
 
-    return Source(_names([str(n) for n in names], []), True, rows)
+    return Source(_names([str(n) for n in names], []), True, rows, lambda number: f"row {number}")
 
 
 # ------------------------------------------------------------------- writing
