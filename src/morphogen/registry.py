@@ -103,7 +103,7 @@ AXES = {"codec": CODECS, "condition": CONDITIONS, "bridge": BRIDGES, "family": F
 # What the tool itself asks of a class before it uses it; the whole promise is checked by `morphogen.testing`.
 NEEDED = {
     "codec": ("Config", "claims", "read", "fit", "encode", "decode", "write", "given", "state", "load", "preview", "features", "size_of"),
-    "condition": ("fit", "encode", "state", "load"),
+    "condition": ("fit", "encode", "draw", "state", "load"),
     "bridge": ("leads", "fit", "encode", "decode", "given", "parts", "volume"),
     "family": ("accepts", "Config", "Sampling", "forward", "stream"),
     "metric": ("__call__",),
