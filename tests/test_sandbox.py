@@ -192,9 +192,104 @@ ESCAPES = {
     "fill shared memory": "open('/dev/shm/x', 'wb').write(b'x')",
     "too long an answer": "return 'x' * (2 << 20)",
     "an answer forged as NaN": "os.write(int(3), b'NaN'); os._exit(0)",
+    # files and folders of the host
+    "read ssh keys": "return os.listdir(HOME + '/.ssh')",
+    "read the machine's name": "return open('/etc/hostname').read()",
+    "read the resolver": "return open('/etc/resolv.conf').read()",
+    "read our own process": "return open('/proc/self/maps').read()",
+    "read by descriptor of /proc": "return os.listdir('/proc/self/fd')",
+    "read the root of process 1": "return os.listdir('/proc/1/root')",
+    "write kernel settings": "open('/proc/sys/kernel/core_pattern', 'w').write('|/tmp/x')",
+    "list /root": "return os.listdir('/root')",
+    "list /var": "return os.listdir('/var/log')",
+    "list /run": "return os.listdir('/run')",
+    "list /mnt": "return os.listdir('/mnt')",
+    "the docker socket": "return os.stat('/var/run/docker.sock').st_mode",
+    "read a disk": "return len(open('/dev/sda', 'rb').read(512))",
+    "read memory": "return len(open('/dev/mem', 'rb').read(16))",
+    "type on the terminal": "os.open('/dev/tty', os.O_RDWR)",
+    "inject into the terminal": "import fcntl, termios\nfcntl.ioctl(2, termios.TIOCSTI, b'x')",
+    "a hard link": "os.link('/checker.py', '/tmp/h')\nopen('/tmp/h', 'a').write('x')",
+    "rename a library": "os.rename('/usr/lib', '/usr/evil')",
+    "make a folder in the root": "os.mkdir('/evil')",
+    "change rights of the root": "os.chmod('/', 0o777)\nopen('/evil', 'w')",
+    "give a file away": "open('/tmp/a', 'w')\nos.chown('/tmp/a', 0, 0)",
+    "change Python itself": "open('/python/bin/python3', 'ab').write(b'x')",
+    "plant a module": "open('/python/lib/evil.py', 'w')",
+    "leave the root by chroot": "os.chroot('/tmp')",
+    "leave by an open folder": "d = os.open('/', os.O_RDONLY)\nos.chdir('..')\nreturn os.listdir(d).index('home')",
+    "set a user bit": "open('/tmp/s', 'w')\nos.chmod('/tmp/s', 0o4755)\nassert os.system('/tmp/s') == 0",
+    # the network
+    "a raw socket": "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
+    "a netlink socket": "import socket\nsocket.socket(16, socket.SOCK_RAW, 0)",
+    "a packet socket": "import socket\nsocket.socket(17, socket.SOCK_RAW, 3)",
+    "a pair of sockets": "import socket\nsocket.socketpair()",
+    "an abstract socket": "import socket\nsocket.socket(socket.AF_UNIX).connect('\\0/tmp/.X11-unix/X0')",
+    "vsock": "import socket\nsocket.socket(40, socket.SOCK_STREAM)",
+    "a web request": "import urllib.request\nreturn urllib.request.urlopen('http://127.0.0.1:80', timeout=1).status",
+    "a server": "import http.server\nhttp.server.HTTPServer(('127.0.0.1', 0), None)",
+    "asyncio": "import asyncio\nasyncio.new_event_loop()",
+    # system calls
+    "execve a program": "os.execv('/usr/bin/env', ['env'])",
+    "execveat": "assert ctypes.CDLL(None).syscall(322, -100, b'/python/bin/python3', 0, 0, 0) == 0",
+    "posix_spawn": "os.posix_spawn('/python/bin/python3', ['p', '-c', ''], {})",
+    "clone by number": "assert ctypes.CDLL(None).syscall(56, 17, 0, 0, 0, 0) >= 0",
+    "clone3 by number": "assert ctypes.CDLL(None).syscall(435, 0, 0) >= 0",
+    "a call of the x32 kind": "assert ctypes.CDLL(None).syscall(0x40000000 | 57) >= 0",
+    "setns": "assert ctypes.CDLL(None).syscall(308, 0, 0) == 0",
+    "pivot_root": "assert ctypes.CDLL(None).syscall(165, b'/', b'/', 0, 0, 0) == 0",
+    "read another process's memory": "assert ctypes.CDLL(None).syscall(310, OUTSIDER, 0, 0, 0, 0, 0) >= 0",
+    "bpf": "assert ctypes.CDLL(None).syscall(321, 0, 0, 0) >= 0",
+    "perf": "assert ctypes.CDLL(None).syscall(298, 0, 0, -1, -1, 0) >= 0",
+    "userfaultfd": "assert ctypes.CDLL(None).syscall(323, 0) >= 0",
+    "keys of the kernel": "assert ctypes.CDLL(None).syscall(250, 0, -3, 1) >= 0",
+    "a kernel module": "assert ctypes.CDLL(None).syscall(175, 0, 0, 0) == 0",
+    "a file without a name": "os.memfd_create('x')",
+    "set the clock": "import time\ntime.clock_settime(time.CLOCK_REALTIME, 0)",
+    "reboot": "assert ctypes.CDLL(None).syscall(169, 0xfee1dead, 672274793, 0x1234567, 0) == 0",
+    "shared memory of old": "assert ctypes.CDLL(None).syscall(29, 0, 4096, 0o1600) >= 0",
+    "a message queue": "assert ctypes.CDLL(None).syscall(68, 0, 0o1600) >= 0",
+    "open by handle": "assert ctypes.CDLL(None).syscall(304, -100, 0, 0) >= 0",
+    "all capabilities": "assert any(ctypes.CDLL(None).prctl(23, c, 0, 0, 0) == 1 and os.getuid() == 0 for c in range(40))",
+    "become group root": "os.setgid(0)",
+    "set groups": "os.setgroups([0])",
+    "be quicker than others": "os.setpriority(os.PRIO_PROCESS, 0, -20)",
+    "real time": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))",
+    "kill everybody": "os.kill(OUTSIDER, 9)",
+    "kill the parent": "assert os.getppid() in (0, 1)\nos.kill(OUTSIDER - 1, 9)",
+    # Python
+    "the frames of the caller": "return sys._getframe(2).f_globals['SECRET']",
+    "what the collector knows": "import gc\nreturn [o['SECRET'] for o in gc.get_objects() if isinstance(o, dict) and 'SECRET' in o][0]",
+    "a pickle": "import pickle\nassert pickle.loads(b'cos\\nsystem\\n(S\"true\"\\ntR.') == 0",
+    "modules of ours": "import site\nreturn __import__('torch').__file__",
+    "a path of modules": "sys.path.insert(0, FOLDER)\nreturn __import__('secret')",
+    # resources
+    "many open files": "keep = [open('/tmp/%d' % i, 'w') for i in range(1000)]",
+    "many folders": "for i in range(10**7):\n    os.mkdir('/tmp/%d' % i)",
+    "an endless list": "x = []\nwhile True:\n    x.append(bytes(1 << 20))",
+    "an endless number": "return len(str(10 ** 10 ** 8))",
+    "recursion": "return check(check)",
+    "a deep answer": "x = []\nfor i in range(100000):\n    x = [x]\nreturn x",
+    "stack by threads": "import threading\nthreading.stack_size(512 << 20)\nthreading.Thread(target=print).start()",
+    "lock memory": "assert ctypes.CDLL(None).mlockall(3) == 0",
     "crash": "ctypes.string_at(0)",
     "end without a word": "os._exit(0)",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_found():
+    """No process, no shared memory and no file in the home stays behind."""
+    look = lambda: (_children(), sorted(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else [], sorted(os.listdir(Path.home())))
+    before = look()
+    yield
+    time.sleep(0.2)
+    assert look()[0] <= before[0] and look()[2] == before[2]
+    assert not [n for n in set(look()[1]) - set(before[1]) if n == "x"]
+
+
+def test_there_are_a_hundred() -> None:
+    assert len(ESCAPES) >= 100
 
 
 @walled

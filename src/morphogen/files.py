@@ -88,7 +88,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file of ours. Raises FormatError naming the line."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise FormatError(f"not readable as JSON ({error})", where=path, remedy="the file is damaged or not ours") from None
 
 

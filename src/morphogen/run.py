@@ -75,7 +75,7 @@ class Run:
         for line in lines:
             try:
                 out.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
         return out
 
@@ -96,7 +96,12 @@ class Run:
                 f"{pickled} is a pickle file; convert it elsewhere" if pickled else "give the folder that `morphogen train --out` wrote"
             )
             raise FormatError("not a run folder (no recipe.toml)", where=path, remedy=remedy)
-        return cls(path, read_recipe(recipe))
+        found = read_recipe(recipe)
+        missing = [name for name in ("data", "codec", "family", "training", "generation") if not isinstance(found.get(name), dict)]
+        if missing or not all(isinstance(found[part].get("name"), str) for part in ("codec", "family")):
+            what = f"the recipe has no section '{missing[0]}'" if missing else "the recipe names no codec or family"
+            raise FormatError(what, where=recipe, remedy="give the folder that `morphogen train --out` wrote")
+        return cls(path, found)
 
     def finished(self) -> bool:
         return (self.path / "model.safetensors").is_file()
@@ -169,7 +174,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """A recipe.toml. Raises FormatError when it is missing, no TOML, or from a newer version."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"the recipe cannot be read ({error})", where=path, remedy="give a recipe.toml") from None
     unknown = set(values) - {"version", "morphogen", "data", "codec", "conditions", "family", "training", "generation", "tune"}
     if unknown:

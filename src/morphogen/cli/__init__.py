@@ -115,6 +115,11 @@ def _call(tokens: list[str]) -> int:
         return _fail("usage", _usage(error, tokens), 2)
     except KeyboardInterrupt:
         return _fail("interrupted", "stopped", 130)
+    except OSError as error:
+        if "--debug" in sys.argv or isinstance(error, BrokenPipeError):
+            raise
+        where = f", {str(error.filename)[:500]!r}" if error.filename is not None else ""
+        return _fail("data", f"{error.strerror or error}{where}: check the path and your rights", 3)
     except Exception as error:
         if "--debug" in sys.argv or isinstance(error, BrokenPipeError):
             raise

@@ -66,7 +66,7 @@ def unpack(data: bytes, where: object) -> tuple[dict[str, Any], list[bytes]]:
     try:
         header = json.loads(expand(body[12 : 12 + small], large))
         version, sizes = header["version"], header["sizes"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError("the compressed file's header cannot be read", where=where, remedy="take an undamaged copy") from None
     if version != VERSION:
         raise FormatError(f"made by another version of morphogen compress ({version})", where=where, remedy="update morphogen")

@@ -11,6 +11,7 @@ from torch import nn
 
 from morphogen.errors import FormatError, UsageError
 from morphogen.formats.hf import Foreign, open_folder
+from morphogen.formats.recognise import PICKLES, foreign, is_safetensors
 from morphogen.tokens.chat import Template
 from morphogen.tokens.strict import read_object
 from morphogen.tokens.tokenizer import Tokenizer
@@ -45,7 +46,9 @@ def holds_model(path: Path | str) -> bool:
         return path.suffix in (".gguf", ".safetensors")
     if not path.is_dir() or (path / "recipe.toml").is_file():
         return False
-    return any(path.glob("*.gguf")) or ((path / "config.json").is_file() and any(path.glob("*.safetensors*")))
+    weights = (".gguf", ".safetensors", *PICKLES)  # pickles are refused, but as what they are
+    ends = {p.suffix for p in path.iterdir()}
+    return ".gguf" in ends or ((path / "config.json").is_file() and (not ends.isdisjoint(weights) or any(path.glob("*.safetensors.*"))))
 
 
 def open_source(path: Path | str) -> Source:
@@ -55,12 +58,13 @@ def open_source(path: Path | str) -> Source:
         raise UsageError("no such file or folder", where=path, remedy="give a .gguf file, a Hugging Face folder or a run")
     if path.is_file():
         with path.open("rb") as file:
-            head = file.read(4)
-        if head == b"GGUF":
+            head = file.read(512)
+        if head[:4] == b"GGUF":
             return _gguf(path)
         if (path.parent / "config.json").is_file() and path.suffix == ".safetensors":
             return _folder(path.parent)
-        raise FormatError("not a GGUF file", where=path, remedy="give a .gguf file, a Hugging Face folder or a run")
+        what, _ = (not is_safetensors(head) and foreign(head)) or ("not a GGUF file", "")
+        raise FormatError(what, where=path, remedy="give a .gguf file, a Hugging Face folder or a run")
     if (path / "recipe.toml").is_file():
         return _run(path)
     if (path / "config.json").is_file():
@@ -68,7 +72,7 @@ def open_source(path: Path | str) -> Source:
     found = sorted(path.glob("*.gguf"))
     if len(found) == 1:
         return _gguf(found[0])
-    pickled = next((p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")), "")
+    pickled = next((p.name for p in path.glob("*") if p.suffix in PICKLES), "")
     remedy = f"{pickled} is a pickle file; convert it elsewhere" if pickled else "a folder needs config.json and model.safetensors"
     raise FormatError("no model there", where=path, remedy=remedy)
 

@@ -153,6 +153,10 @@ def check_spec(spec: dict[str, Any], where: object) -> list[tuple[str, int]]:
         model["type"] = "BPE" if "merges" in model else "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
     if model["type"] not in MODELS:
         refuse(f"a tokenizer model of kind {str(model['type'])[:40]!r}", where, "known are " + ", ".join(MODELS))
+    merges = model.get("merges")
+    good = lambda m: isinstance(m, str) or (isinstance(m, list) and all(isinstance(half, str) for half in m))
+    if merges is not None and not (isinstance(merges, list) and all(map(good, merges))):
+        refuse("merges that are no pairs of texts", where)
     pairs = _names(model, where)
     own = dict(pairs)
     added = spec.get("added_tokens") or []

@@ -61,13 +61,26 @@ def read(path: Path) -> dict[str, Any]:
     if path.suffix.lower() == ".png" and path.is_file():
         for kind, body in _chunks(path.read_bytes(), path):
             if kind == b"iTXt" and body.startswith(KEYWORD + b"\0"):
-                return json.loads(body[len(KEYWORD) + 5 :])
+                return _object(body[len(KEYWORD) + 5 :], path)
     elif sidecar(path).is_file() and path.is_file():
-        facts = read_json(sidecar(path))
+        facts = _checked(read_json(sidecar(path)), path)
         if facts.pop("sha256", None) != hashlib.sha256(path.read_bytes()).hexdigest():
             raise FormatError("the file was changed after it was made", where=path, remedy="its provenance no longer applies")
         return facts
     raise FormatError("no provenance found", where=path, remedy="only files written by morphogen generate carry it")
+
+
+def _object(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return _checked(json.loads(text), path)
+    except (ValueError, RecursionError):
+        raise FormatError("its provenance cannot be read", where=path, remedy="the file is damaged: generate it again") from None
+
+
+def _checked(facts: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(facts, dict):
+        raise FormatError("its provenance is none", where=path, remedy="the file is damaged: generate it again")
+    return facts
 
 
 def _chunks(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:

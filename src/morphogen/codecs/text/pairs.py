@@ -43,6 +43,8 @@ def _turns(messages: Any) -> list[tuple[str | None, str]]:
         if m.get("role") not in ROLES:
             raise DataError(f"unknown role {str(m.get('role'))[:40]!r} (choose from {', '.join(ROLES)})")
         _text(m.get("content"), "content")
+    if any(m["role"] == "system" for m in messages[1:]):
+        raise DataError("a turn of the system that is not the first")
     out: list[tuple[str | None, str]] = []
     for i, m in enumerate(messages):
         if m["role"] == "assistant":
