@@ -245,6 +245,46 @@ def test_adapters_are_chosen_by_name(llama: tuple[Path, Any], tmp_path: Path) ->
         found.generate(PROMPT, adapter="other")
 
 
+FUSED = {
+    "Phi3": {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]},
+    "GPT2": {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True, "rank_pattern": {"c_fc": 3}},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(FUSED))
+def test_adapters_of_fused_matrices_both_ways(kind: str, tmp_path: Path) -> None:
+    """What PEFT trained beside `qkv_proj`, `gate_up_proj` or `c_attn` gives PEFT's logits here, and goes back under those names."""
+    peft = pytest.importorskip("peft")
+    from tests.language.conftest import checkpoint
+
+    from morphogen.adapt.lora import adapter_state, set_adapter
+    from morphogen.formats.peft import write_peft
+    from morphogen.language.adapters import fused, layout
+
+    size = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 160} if kind == "GPT2" else {}
+    base = checkpoint(tmp_path / "base", kind, "GPT2LMHeadModel" if kind == "GPT2" else "Phi3ForCausalLM", **size)
+    tuned = peft.get_peft_model(base, peft.LoraConfig(r=4, lora_alpha=6, **FUSED[kind]))
+    with torch.no_grad():
+        for name, p in tuned.named_parameters():
+            if "lora_" in name:
+                p.copy_(torch.randn_like(p) * 0.2)
+    tuned.save_pretrained(tmp_path / "adapter")
+    found = load(tmp_path / "base")
+    found.load_adapter(tmp_path / "adapter")
+    set_adapter(found.net, "adapter")
+    ids = found.encode(PROMPT)
+    with torch.inference_mode():
+        want = tuned(torch.tensor([ids])).logits[0]
+        got = torch.as_tensor(found.logits(ids))
+    assert (want - got).abs().max() < 1e-4
+    foreign = found.source.foreign
+    assert foreign is not None
+    write_peft(tmp_path / "again", fused(adapter_state(found.net), layout(foreign.table, found.net)), task="CAUSAL_LM")
+    back = peft.PeftModel.from_pretrained(tuned.unload(), tmp_path / "again")
+    with torch.inference_mode():
+        assert (back(torch.tensor([ids])).logits[0] - want).abs().max() < 1e-4
+
+
 def test_bare_body_gives_vectors_only(bert: tuple[Path, Any], tmp_path: Path) -> None:
     import shutil
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from morphogen.adapt.lora import LoRAConfig, adapt, adapter_state
 from morphogen.adapt.merge import merge
@@ -17,8 +17,9 @@ from morphogen.contracts import Item
 from morphogen.errors import FormatError, UsageError
 from morphogen.families.autoregressive import Autoregressive, AutoregressiveConfig
 from morphogen.files import check_output, lock, read_json, sweep, write_json
-from morphogen.formats.hf import Foreign, theirs_of
-from morphogen.formats.peft import Adapter, write_peft
+from morphogen.formats.hf import Foreign
+from morphogen.formats.peft import write_peft
+from morphogen.language.adapters import fused, layout
 from morphogen.language.export import export
 from morphogen.language.lessons import Ids, Lesson, Lessons, prepare, read_lessons
 from morphogen.language.model import LanguageModel
@@ -230,8 +231,8 @@ class Tuning:
     # ---------------------------------------------------------------- after
     def _merge(self, model: Model, items: list[Item]) -> float:
         """Write the adapter, then merge it; refused when what the net says changes."""
-        theirs = lambda path: theirs_of(self.foreign.table, f"{path.removeprefix('net.')}.weight").removesuffix(".weight")
-        adapter = fused(adapter_state(model.family), theirs)
+        state = adapter_state(model.family).renamed(lambda path: path.removeprefix("net."))
+        adapter = fused(state, layout(self.foreign.table, model.family.net))
         write_peft(self.out / "adapter", dataclasses.replace(adapter, base=str(self.source.path.resolve())), task="CAUSAL_LM")
         some = items[:4]
         ids = torch.arange(len(some))
@@ -259,25 +260,6 @@ def _loss(data: Dataset) -> float:
 def _by_length(items: list[Item]) -> list[Item]:
     """Rows of like length side by side: they are read in parts, and each part is as wide as its longest."""
     return sorted(items, key=lambda item: len(item.raw))
-
-
-def fused(adapter: Adapter, theirs: Any) -> Adapter:
-    """An adapter under the names of a model that holds several of our matrices as one: ranks add up, and B stands in blocks."""
-    groups: dict[str, list[str]] = {}
-    for path in adapter.pairs:
-        groups.setdefault(theirs(path), []).append(path)
-    out = dataclasses.replace(adapter, pairs={}, alpha={})
-    for name, paths in groups.items():
-        a, b = (list(part) for part in zip(*(adapter.pairs[p] for p in paths)))
-        if len(paths) == 1:
-            out.pairs[name], out.alpha[name] = adapter.pairs[paths[0]], adapter.alpha[paths[0]]
-            continue
-        scales = [adapter.scale(p) for p in paths]
-        rank = sum(len(x) for x in a)
-        blocks: list[Tensor] = [y * (s / scales[0]) for y, s in zip(b, scales)]
-        out.pairs[name] = torch.cat(a), torch.block_diag(*blocks)
-        out.alpha[name] = scales[0] * (rank**0.5 if adapter.rslora else rank)
-    return out
 
 
 def _weights(folder: Path) -> Path:
