@@ -18,7 +18,7 @@ class Answering:
     """Of language models only."""
 
     prompt: str | None = None
-    """Text to go on from (an encoder: with <mask> where words are asked for)."""
+    """Text to go on from (an encoder: with `<mask>` where words are asked for)."""
     input: Path | None = None
     """A JSONL file of {"prompt"} or {"messages"}; answers go to --out, and a stopped job goes on where it was."""
     max_tokens: Whole | None = None
@@ -84,7 +84,7 @@ def generate(
     cond
         name=value asked of every item: a label, a caption, a table's column. Repeat for more.
     given
-        A file with known parts to keep: transparent pixels, blank cells and <mask> are filled, a text is continued.
+        A file with known parts to keep: transparent pixels, blank cells and `<mask>` are filled, a text is continued.
     valid
         Repair or draw again what breaks the rules of its kind, a few times; metadata mark what still does.
     steps
