@@ -43,7 +43,7 @@ def train(
     report: bool = False,
     watch: Watch | None = None,
 ) -> Run:
-    """Learn how `data` (a path or a data frame) is structured and save a run folder at `out`.
+    """Learn how `data` (a path, or an object: see `codecs.rows.of_object`) is structured and save a run folder at `out`.
 
     Without flags the codec, family, size and time are found from the data. `minutes` is wall time from reading the data
     to the saved model; `report` adds an evaluation after it. `options` overrides single values: {"training": {"lr": 1e-3},
@@ -73,6 +73,8 @@ def train(
             return Run.load(out)
         crew.once(lambda: _swept(out, fresh and force))
         run = Job(plan, Run(out, recorded), parent, begun, watch, crew=crew).run(fresh, data, bridge, cond)
+    if not isinstance(data, str | Path):
+        run.source = data
     if not crew.first:
         return run
     if report and plan.held_out:
@@ -221,7 +223,7 @@ class Job:
         dataset = Dataset(model, self.plan.lessons())
         self.sized(model, dataset)
         if model.family.phases:
-            self.fits(model, dataset)
+            self.crew.once(lambda: self.fits(model, dataset))
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
             self.crew.once(lambda: self.record(model, data, bridge, cond))
