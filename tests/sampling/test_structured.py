@@ -272,12 +272,12 @@ def test_a_mask_costs_little(kind: str) -> None:
     make = constraint_maker(TINY, **({"schema": PERSON} if kind == "schema" else {"regex": "[a-z]{100,200}"}))
     best = float("inf")
     for _ in range(3):
-        state, start = make(), time.perf_counter()
+        state, start = make(), time.process_time()
         for n in range(1, 60):
             state.advance(int((torch.rand(TINY.size, generator=torch.Generator().manual_seed(n)) * state.mask()).argmax()))
             if state.ended:
                 break
-        best = min(best, (time.perf_counter() - start) / n)
+        best = min(best, (time.process_time() - start) / n)
     assert best < 5e-4
 
 

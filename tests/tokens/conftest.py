@@ -154,6 +154,15 @@ SPM = {
         "character_coverage": 0.98,
         "normalization_rule_name": "nfkc",
     },
+    "unigram_symbols": {
+        "model_type": "unigram",
+        "hard_vocab_limit": False,
+        "vocab_size": 600,
+        "character_coverage": 0.98,
+        "split_by_whitespace": False,
+        "user_defined_symbols": ["<tool>", "\t\t", "aa", "ab cd"],
+        "normalization_rule_name": "nmt_nfkc_cf",
+    },
 }
 
 

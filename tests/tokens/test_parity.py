@@ -78,14 +78,11 @@ def test_sentencepiece(spm, texts) -> None:
 
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(spm))
     ours = load_tokenizer(spm)
-    plain = [t for t in texts if "\0" not in t]
-    expected = theirs.encode(plain)
-    wrong = differ([ours.ids(t) for t in plain], expected, plain)
-    if "unigram" in spm.parent.name:  # the library composes characters by grapheme, and breaks exact ties of scores, in its own way
-        same = [t for t in wrong if ours._twin.normalizer.normalize_str(t) == theirs.normalize(t)]
-        assert len(same) <= len(plain) // 500 and len(wrong) <= len(plain) // 20, (len(same), len(wrong))
-    else:
-        assert wrong == [], f"{len(wrong)} differ"
+    expected = theirs.encode(texts)
+    assert differ([ours.ids(t) for t in texts], expected, texts) == []
+    assert differ(ours.batch(texts[:500]), expected[:500], texts[:500]) == []
+    long = ["\n".join(texts[:1000]), "aaa" * 3000, " ".join(texts[3000:4000])]  # roundings add up over a text
+    assert [ours.ids(t) == theirs.encode(t) for t in long] == [True] * 3
     assert ours.size == theirs.get_piece_size() and ours.unk == theirs.unk_id()
     again = [i for i in expected if theirs.unk_id() not in i]
     assert [i for i in again if "\ufffd" not in theirs.decode(i) and ours.text(i).lstrip(" ") != theirs.decode(i).lstrip(" ")] == []

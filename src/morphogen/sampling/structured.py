@@ -41,7 +41,7 @@ class Constraint:
 
     def __init__(self, matcher: Any, ends: tuple[int, ...], special: list[int], vocab: int) -> None:
         self._matcher, self._ends, self._vocab = matcher, ends, vocab
-        self._special = np.array(sorted(set(special) | set(ends)), dtype=np.int64)
+        self._special, self._endings = np.array(sorted(set(special) | set(ends)), dtype=np.int64), list(ends)
         self.ended = False
 
     @property
@@ -56,17 +56,18 @@ class Constraint:
 
     def mask(self) -> Tensor:
         """(V,) bool, True = may follow; never all False. Raises ResourceError when the grammar can no longer tell."""
-        out = np.zeros(self._vocab, bool)
+        out = None
         if not self.ended:
             bits = self._matcher.compute_bitmask()
             self._healthy()
             if not self.finished:
-                found = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[: self._vocab]
-                out[: len(found)] = found.view(bool)
+                out = np.unpackbits(np.frombuffer(bits, np.uint8), count=self._vocab, bitorder="little").view(bool)
                 out[self._special] = False
+        if out is None:
+            out = np.zeros(self._vocab, bool)
         if self.complete:
-            out[list(self._ends)] = True
-        if not out.any():
+            out[self._endings] = True
+        if not out[out.argmax()]:
             raise ResourceError("the grammar leaves no token to choose", remedy="make it simpler, or see that it can be fulfilled")
         return torch.from_numpy(out)
 
@@ -76,10 +77,10 @@ class Constraint:
         if token in self._ends and self.complete:
             self.ended = True
             return
-        if self.ended or token in self._special or not 0 <= token < self._vocab or self._matcher.validate_tokens([token]) != 1:
+        allowed = not self.ended and 0 <= token < self._vocab and token not in self._special
+        if not allowed or self._matcher.try_consume_tokens([token]) != 1:
             self._healthy()
             raise UsageError(f"token {token} is against the grammar", remedy="choose among the mask")
-        self._matcher.consume_token(token)
         self._healthy()
 
     def forced(self) -> list[int]:

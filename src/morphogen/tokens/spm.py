@@ -217,7 +217,8 @@ def spec_of(p: Pieces, where: object = "") -> dict[str, Any]:
         "added_tokens": added,
         "post_processor": None,
         "model": model,
-        "normalizer": {"type": "Sequence", "normalizers": _normaliser(p)},
+        # The steps are for other readers and nearly the same; ours takes the table and these switches (normalise.py).
+        "normalizer": {"type": "Sequence", "normalizers": _normaliser(p), "sentencepiece": {"prefix": p.prefix, "squeeze": p.squeeze}},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits} if splits else None,
         "decoder": {"type": "Sequence", "decoders": decoder},
     }

@@ -120,7 +120,8 @@ def parts(component: Any, depth: int = 0) -> Iterable[dict[str, Any]]:
         return
     if component.get("type") == "Sequence":
         for key in ("normalizers", "pretokenizers", "decoders", "processors"):
-            for part in component.get(key) or ():
+            held = component.get(key)
+            for part in held if isinstance(held, list) else ():
                 yield from parts(part, depth + 1)
     else:
         yield component

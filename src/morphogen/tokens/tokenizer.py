@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 from morphogen.errors import FormatError
 from morphogen.tokens.decode import Decoder, Spelling
 from morphogen.tokens.fast import Engine, build_engine
+from morphogen.tokens.normalise import normaliser_of
 from morphogen.tokens.strict import check_spec, refuse
+from morphogen.tokens.unigram import Unigram, unigram_of
 
 T = TypeVar("T")
 KEYS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")  # of a tokenizer.json; what else stands there is not read
@@ -89,7 +91,9 @@ class Tokenizer:
         nonce = secrets.token_hex(8)
         # Letters and digits only, all of one length: no normaliser changes such a name and none is the beginning of another.
         self._renamed = {name: f"zq{nonce}x{i:07d}x" for name, i in self.special.items()}
-        twin = _twin(spec, self._renamed)
+        self._normalise = normaliser_of(spec, where)
+        "What sentencepiece does to a text; the twin then leaves it as it is."
+        twin = _twin({**spec, "normalizer": None} if self._normalise else spec, self._renamed)
         self._twin = guarded(lambda: tokenizers.Tokenizer.from_str(twin), "the tokenizers library refuses it", where)
         for token in spec["added_tokens"]:
             if self._twin.token_to_id(self._renamed.get(str(token["content"]), str(token["content"]))) != token["id"]:
@@ -97,7 +101,9 @@ class Tokenizer:
         self.spelling = Spelling(spec, names, frozenset(self.special.values()))
         every = sorted((t["content"] for t in spec["added_tokens"]), key=len, reverse=True)
         self._any_added = re.compile("|".join(map(re.escape, every))) if every else None
-        self._twin_json, self._engine, self._read = twin, None, 0
+        own = unigram_of(spec) if self._normalise else None
+        self._engine: Engine | Unigram | None = own
+        self._twin_json, self._read = "" if own else twin, 0
         self._around = self._wrapping()
 
     def _wrapping(self) -> tuple[list[int], list[int]] | None:
@@ -109,7 +115,7 @@ class Tokenizer:
                 return full[:start], full[start + len(bare) :]
         return None
 
-    def _fast(self, characters: int) -> Engine | None:
+    def _fast(self, characters: int) -> Engine | Unigram | None:
         """The fast engine once enough text was read for building it to pay; None where the vocabulary does not allow it."""
         self._read += characters
         if self._twin_json and self._read >= ENOUGH:
@@ -117,8 +123,12 @@ class Tokenizer:
             self._engine = build_engine(source, self._twin)
         return self._engine
 
+    def _normal(self, text: str) -> str:
+        """The text as the twin and the engine take it."""
+        return self._normalise(_clean(text)) if self._normalise else _clean(text)
+
     def _encode(self, text: str, *, around: bool) -> list[int]:
-        text = _clean(text)
+        text = self._normal(text)
         engine = self._fast(len(text))
         if engine is not None and (not around or self._around is not None):
             ids = engine.encode(text)
@@ -136,9 +146,24 @@ class Tokenizer:
     def marked(self, text: str, mark: str) -> list[int]:
         """The ids of a text in which special tokens count, except where `mark` breaks them up; the marks themselves are no text."""
         text = _clean(text)
+        if self._normalise is not None:
+            return self._between(text, mark)
         if self._any_added is not None:
             text = self._any_added.sub(lambda m: self._renamed.get(m[0], m[0]), text)
         return guarded(lambda: self._twin.encode(text.replace(mark, "") if mark else text, add_special_tokens=False).ids, "cannot encode")
+
+    def _between(self, text: str, mark: str) -> list[int]:
+        """`marked` where what stands between special tokens is normalised here, each stretch by itself."""
+        found = [m for m in (self._any_added.finditer(text) if self._any_added else ()) if m[0] in self.special]
+        out: list[int] = []
+        at = 0
+        for token in (*found, None):
+            part = text[at : token.start() if token else None]
+            out += self._encode(part.replace(mark, "") if mark else part, around=False)
+            if token:
+                out.append(self.special[token[0]])
+                at = token.end()
+        return out
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text with what the model's own files put around it; special tokens written in it do not count."""
@@ -148,7 +173,7 @@ class Tokenizer:
         """`encode` of many texts."""
         if self._fast(sum(map(len, texts))) is not None:
             return [self._encode(text, around=True) for text in texts]
-        clean = [_clean(text) for text in texts]
+        clean = [self._normal(text) for text in texts]
         return [e.ids for e in guarded(lambda: self._twin.encode_batch_fast(clean, add_special_tokens=True), "cannot encode")]
 
     def text(self, ids: Iterable[int], *, special: bool = False) -> str:
