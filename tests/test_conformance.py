@@ -14,7 +14,7 @@ from morphogen.testing import Case, bridge_cases, check_bridge, check_codec, che
 from morphogen.testing.cases import family_cases
 
 VALUES: dict[str, list[Any]] = {"number": [1, 2.5, -3, 7, 7], "label": ["a", "b", "a", 3], "caption": ["a cat", "two dogs", "a cat sits"]}
-LONG = ("picture-label", "picture-both", "signal", "text-label", "text-both", "slots-none", "grid-none", "row-label", "vector-label")
+LONG = ("picture", "signal", "text-label", "text-both", "slots-none", "grid-none", "row-label", "vector-label")
 
 
 def tried(name: str, case: Case) -> Any:
@@ -42,7 +42,10 @@ def test_bridge_keeps_its_promises(name: str, case: Case) -> None:
     check_bridge(case.make, case.batch.x, case.batch.mask)
 
 
-@pytest.mark.parametrize("name", entries("metric"))
+FORESTS = ("c2st", "tstr")  # grow a forest for each figure
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in FORESTS else ()) for n in entries("metric")])
 def test_metric_keeps_its_promises(name: str) -> None:
     check_metric(resolve("metric", name))
 
