@@ -114,15 +114,16 @@ SAVED = CASES["autoregressive"]
 
 def work(rank: int, world: int, folder: str, jobs: tuple[tuple[str, str], ...], more: bool) -> None:
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import FileStore, PrefixStore
 
     from morphogen.training import parallel
 
     torch.set_num_threads(1)
     parallel.BLOCK = 1  # every layer a part of its own: the tiny ones here too
     place = Path(folder)
-    store = dist.FileStore(str(place / f"store-{world}"), world)
-    dist.init_process_group("gloo", store=dist.PrefixStore("torch", store), rank=rank, world_size=world)
-    crews = {kind: parallel.Crew(dist.PrefixStore(f"crew.{kind}", store), rank, world, kind) for kind in parallel.KINDS}
+    store = FileStore(str(place / f"store-{world}"), world)
+    dist.init_process_group("gloo", store=PrefixStore("torch", store), rank=rank, world_size=world)
+    crews = {kind: parallel.Crew(PrefixStore(f"crew.{kind}", store), rank, world, kind) for kind in parallel.KINDS}
     for kind, name in jobs:
         logs, state = learn(CASES[name], crews[kind])
         if rank == 0:
@@ -208,11 +209,11 @@ def same_as_one(folder: Path, kind: str, name: str) -> None:
     logs, state = learn(CASES[name])
     theirs = load_file(folder / f"{kind}.{name}.safetensors")
     assert theirs.keys() == state.keys()
-    close = {"rtol": 0, "atol": 0} if kind == "ddp" else {"rtol": 1e-5, "atol": 1e-6}
+    rtol, atol = (0.0, 0.0) if kind == "ddp" else (1e-5, 1e-6)
     for log, other in zip(logs, json.loads((folder / f"{kind}.{name}.json").read_text()), strict=True):
         assert log == pytest.approx(other, rel=1e-5)
     for key, value in state.items():
-        torch.testing.assert_close(theirs[key], value, **close, msg=lambda m, key=key: f"{key}: {m}")
+        torch.testing.assert_close(theirs[key], value, rtol=rtol, atol=atol, msg=lambda m, key=key: f"{key}: {m}")
 
 
 @pytest.mark.parametrize(("kind", "name"), FAST)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -138,8 +139,8 @@ def joined(kind: str | None = None, device: str = "cpu") -> Iterator[Crew]:
     device, backend = _own_device(device)
     store, rank, size = next(iter(rendezvous("env://", timeout=WAIT)))
     store.set_timeout(WAIT)
-    dist.init_process_group(backend, store=dist.PrefixStore("torch", store), rank=rank, world_size=size, timeout=WAIT)
-    _here = crew = Crew(dist.PrefixStore("morphogen", store), rank, size, kind, device)
+    dist.init_process_group(backend, store=PrefixStore("torch", store), rank=rank, world_size=size, timeout=WAIT)
+    _here = crew = Crew(PrefixStore("morphogen", store), rank, size, kind, device)
     with _stop_together(crew):
         yield crew
     dist.destroy_process_group()  # not after an error: the others may hang in a call that we would wait for
@@ -258,12 +259,14 @@ class Ranks:
 
     def whole(self, tensor: Tensor) -> Tensor:
         """All of a tensor, of which this process may hold a part. All processes must ask."""
-        return tensor.to(self.crew.device).full_tensor() if isinstance(tensor, DTensor) else tensor
+        there: Any = tensor.to(self.crew.device) if isinstance(tensor, DTensor) else tensor
+        return there.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def like(self, tensor: Tensor, target: Tensor) -> Tensor:
         """This process's part of a whole tensor, laid out as `target` is."""
-        there = isinstance(tensor, DTensor) or not isinstance(target, DTensor)
-        return tensor if there else part_of(tensor.to(self.crew.device), target)
+        if isinstance(tensor, DTensor) or not isinstance(target, DTensor):
+            return tensor
+        return part_of(tensor.to(self.crew.device), target)
 
     @contextlib.contextmanager
     def drawn(self, module: nn.Module) -> Iterator[nn.Module]:
@@ -285,7 +288,8 @@ class Ranks:
 
 def _add_up(state: Any, bucket):  # type: ignore[no-untyped-def]  # torch reads the annotations of a hook, and takes no strings
     """Sums instead of DDP's means: the trainer divides by the weight of all."""
-    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
+    sent: Any = dist.all_reduce(bucket.buffer(), async_op=True)
+    return sent.get_future().then(lambda done: done.value()[0])
 
 
 def _replica(family: nn.Module, prefixes: tuple[str, ...]) -> nn.Module | None:

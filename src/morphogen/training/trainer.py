@@ -68,7 +68,7 @@ class Trainer:
             self.family.calibrate(self.data.batch(ids, draws.derive(ids, "calibrate"), plain=True))
             self.lanes.level()
             if self.ema:
-                self.ema.module.load_state_dict(self.family.state_dict())
+                self.ema.module.load_state_dict(self.lanes.modules[0].state_dict())
 
     # ---------------------------------------------------------------- one step
     def windows(self) -> list[list[Batch]]:
@@ -114,7 +114,7 @@ class Trainer:
             self.ema.update(self.steps)
         if not good:
             log["skipped"] = self.guard.skipped + 1
-        if why := self.guard.note(self.steps, {ph.name: log[ph.name] for ph in self.family.phases if ph.name in log}, good):
+        if why := self.guard.note(self.steps, {name: log[name] for name in self.params if name in log}, good):
             self._go_back(why)
             log["back"] = why
         return {"step": self.steps, "lr": self.config.lr * factor, **log}
