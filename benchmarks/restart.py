@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
 import random
@@ -68,6 +69,7 @@ def slow_disk(tell: int) -> None:
     """Each call that changes the disk takes a millisecond more; the parent hears when a checkpoint, or the model, is begun."""
     import morphogen.api.train
     from morphogen.training import checkpoint
+    from morphogen.training.trainer import Trainer
 
     def slowed(call: Any) -> Any:
         def slow(*args: Any, **more: Any) -> Any:
@@ -89,8 +91,8 @@ def slow_disk(tell: int) -> None:
 
         return told
 
-    checkpoint.write = telling(checkpoint.write)
-    checkpoint._Hashed.write = slowed(checkpoint._Hashed.write)  # type: ignore[method-assign]
+    Trainer.save = telling(Trainer.save)  # type: ignore[method-assign]
+    checkpoint.Hashed.write = slowed(checkpoint.Hashed.write)  # type: ignore[method-assign]
     morphogen.api.train.Job.finish = telling(morphogen.api.train.Job.finish)  # type: ignore[method-assign]
 
 
@@ -114,6 +116,23 @@ def fork(work: Any) -> tuple[int, int]:
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def warm(case: tuple[str, str], data: dict[str, Path], out: Path) -> None:
+    """Import here what a child needed for a run, without computing anything here: a process with threads must not be forked."""
+
+    def work(tell: int) -> None:
+        learn(case, data, out, lanes=1)
+        os.write(tell, "\n".join(sys.modules).encode())
+
+    pid, heard = fork(work)
+    names = b""
+    while piece := os.read(heard, 1 << 16):
+        names += piece
+    assert wait(pid, heard) == 0
+    for name in names.decode().split():
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def wait(pid: int, heard: int) -> int:
@@ -153,7 +172,6 @@ class Trial:
         begun = time.monotonic()
         assert wait(*fork(lambda tell: learn(case, data, folder / f"{self.name}-whole", lanes=lanes))) == 0, self.name
         self.length = time.monotonic() - begun
-        print(f"{self.name}: {self.length:.1f} s", flush=True)
         self.whole = digest(folder / f"{self.name}-whole")
 
     def killed(self, inside: bool, rng: random.Random) -> bool:
@@ -168,16 +186,15 @@ class Trial:
                 learn(self.case, self.data, out, lanes=self.lanes)
 
             pid, heard = fork(work)
-            if inside:
-                saves = rng.randrange(STEPS)  # the last one is the finished model's
-                told = b""
-                while told.count(b"s") <= saves and (new := os.read(heard, 1)):
-                    told += new
-                hit = kill_after(pid, rng.uniform(0, 0.1))
-            else:
-                hit = kill_after(pid, rng.uniform(0, self.length))
-            wait(pid, heard)
-            if hit:
+            told, saves = b"", rng.randrange(STEPS)  # the last one is the finished model's
+            while inside and told.count(b"s") <= saves and (new := os.read(heard, 1)):
+                told += new
+            hit = kill_after(pid, rng.uniform(0, 0.1 if inside else self.length))
+            while new := os.read(heard, 64):
+                told += new
+            status = wait(pid, heard)
+            assert status == 0 or os.WIFSIGNALED(status), f"{self.name}: the child failed by itself"
+            if hit and os.WIFSIGNALED(status) and (not inside or told.count(b"s") == told.count(b"e") + 1):
                 break
         if wait(*fork(lambda tell: learn(self.case, self.data, out, lanes=self.lanes))) != 0:
             print(f"{self.name}: could not be gone on with, see {out}", flush=True)
@@ -206,8 +223,8 @@ def main() -> None:
     folder.mkdir()
     data, rng = data_in(folder), random.Random(0)
     data["base"] = folder / "base"
-    if any(family == "lora" for _, family in CASES[: args.cases]):
-        assert wait(*fork(lambda tell: learn(("text", "autoregressive"), data, data["base"], lanes=1))) == 0
+    warm(("text", "autoregressive"), data, data["base"])
+    warm(("digits", "flow"), data, folder / "warm")
     trials = [Trial(case, 1 + i % 2, data, folder) for i, case in enumerate(CASES[: args.cases])]
     print(f"{len(trials)} families, undisturbed in {sum(t.length for t in trials) / len(trials):.1f} s each", flush=True)
     good = {False: 0, True: 0}

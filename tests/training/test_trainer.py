@@ -21,10 +21,10 @@ from morphogen.sampling import draws
 from morphogen.spaces import Array
 from morphogen.training import checkpoint
 from morphogen.training.data import Dataset, order
+from morphogen.training.guard import Diverged
 from morphogen.training.lanes import Lanes
 from morphogen.training.optim import TrainConfig, rate
 from morphogen.training.split import split
-from morphogen.training.guard import Diverged
 from morphogen.training.trainer import Trainer
 
 
