@@ -64,9 +64,16 @@ class Tally:
     def figures(self) -> dict[str, Any]:
         """As they are recorded."""
         times = sorted(self.times)
-        return {"files": self.read + self.refused + len(self.faults), "read": self.read, "refused": self.refused,
-                "reasons": len(self.reasons), "faults": len(self.faults), "p99 s": times[int(0.99 * (len(times) - 1))] if times else 0,
-                "slowest s": max(times, default=0), "growth MiB": self.growth / 2**20}
+        return {
+            "files": self.read + self.refused + len(self.faults),
+            "read": self.read,
+            "refused": self.refused,
+            "reasons": len(self.reasons),
+            "faults": len(self.faults),
+            "p99 s": times[int(0.99 * (len(times) - 1))] if times else 0,
+            "slowest s": max(times, default=0),
+            "growth MiB": self.growth / 2**20,
+        }
 
 
 def damaged(form: Format, cases: list[tuple[Path, str]], number: int, seed: int) -> tuple[Path, str, bytes]:

@@ -112,15 +112,25 @@ def captions(place: Path) -> list[tuple[Path, str]]:
 # ------------------------------------------------------------------ tables and texts
 def rows() -> list[dict[str, Any]]:
     rng = random.Random(0)
-    return [{"name": rng.choice(["ann", "bob", "cy"]), "age": rng.randrange(90), "height": round(rng.gauss(1.7, 0.1), 3),
-             "born": f"19{rng.randrange(10, 99)}-0{rng.randrange(1, 9)}-1{rng.randrange(9)}", "ok": rng.random() < 0.5,
-             "note": None if rng.random() < 0.2 else rng.choice("xyz")} for _ in range(60)]  # fmt: skip
+    return [
+        {
+            "name": rng.choice(["ann", "bob", "cy"]),
+            "age": rng.randrange(90),
+            "height": round(rng.gauss(1.7, 0.1), 3),
+            "born": f"19{rng.randrange(10, 99)}-0{rng.randrange(1, 9)}-1{rng.randrange(9)}",
+            "ok": rng.random() < 0.5,
+            "note": None if rng.random() < 0.2 else rng.choice("xyz"),
+        }
+        for _ in range(60)
+    ]
 
 
 def sheet(delimiter: str, name: str) -> tuple[str, bytes]:
     table = rows()
-    lines = [delimiter.join(table[0]), *(delimiter.join("" if v is None else f'"{v}"' if i % 9 == 0 else str(v) for v in r.values())
-             for i, r in enumerate(table))]  # fmt: skip
+    lines = [
+        delimiter.join(table[0]),
+        *(delimiter.join("" if v is None else f'"{v}"' if i % 9 == 0 else str(v) for v in r.values()) for i, r in enumerate(table)),
+    ]
     return name, ("\n".join(lines) + "\n").encode()
 
 
@@ -147,8 +157,10 @@ def sdf() -> Iterable[tuple[str, bytes]]:
     from rdkit import Chem, RDLogger
 
     RDLogger.DisableLog("rdApp.*")
-    for text in ("".join(Chem.MolToMolBlock(Chem.MolFromSmiles(s)) + ">  <logP>\n1.5\n\n$$$$\n" for s in SMILES[:6]),
-                 "".join(Chem.MolToV3KMolBlock(Chem.MolFromSmiles(s)) + "$$$$\n" for s in SMILES[:4])):  # fmt: skip
+    for text in (
+        "".join(Chem.MolToMolBlock(Chem.MolFromSmiles(s)) + ">  <logP>\n1.5\n\n$$$$\n" for s in SMILES[:6]),
+        "".join(Chem.MolToV3KMolBlock(Chem.MolFromSmiles(s)) + "$$$$\n" for s in SMILES[:4]),
+    ):
         yield "a.sdf", text.encode()
 
 
@@ -166,8 +178,23 @@ def tiled() -> Iterable[tuple[str, bytes]]:
     for n in range(3):
         flat = [2 if x in (0, 7) or y in (0, 4 + n) else 1 + n * (x == y == 2) for y in range(5 + n) for x in range(8)]
         layer = {"type": "tilelayer", "name": "ground", "width": 8, "height": 5 + n, "x": 0, "y": 0, "data": flat}
-        yield f"{n}.json", json.dumps({"type": "map", "version": "1.10", "orientation": "orthogonal", "width": 8, "height": 5 + n, "tilewidth": 16,
-                                       "tileheight": 16, "infinite": False, "layers": [layer], "tilesets": []}).encode()  # fmt: skip
+        yield (
+            f"{n}.json",
+            json.dumps(
+                {
+                    "type": "map",
+                    "version": "1.10",
+                    "orientation": "orthogonal",
+                    "width": 8,
+                    "height": 5 + n,
+                    "tilewidth": 16,
+                    "tileheight": 16,
+                    "infinite": False,
+                    "layers": [layer],
+                    "tilesets": [],
+                }
+            ).encode(),
+        )
 
 
 # ------------------------------------------------------------------ models
@@ -197,9 +224,17 @@ def gguf(place: Path) -> list[tuple[Path, str]]:
     from morphogen.formats.gguf import write_gguf
 
     kinds = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
-    metadata = {"general.architecture": "llama", "general.alignment": 32, "llama.block_count": 6, "llama.eps": 1e-5, "flag": True,
-                "tokenizer.ggml.tokens": [f"t{i}" for i in range(200)], "tokenizer.ggml.scores": [i / 2 for i in range(200)],
-                "tokenizer.ggml.token_type": [1] * 200, "tokenizer.chat_template": "{{ messages }}"}  # fmt: skip
+    metadata = {
+        "general.architecture": "llama",
+        "general.alignment": 32,
+        "llama.block_count": 6,
+        "llama.eps": 1e-5,
+        "flag": True,
+        "tokenizer.ggml.tokens": [f"t{i}" for i in range(200)],
+        "tokenizer.ggml.scores": [i / 2 for i in range(200)],
+        "tokenizer.ggml.token_type": [1] * 200,
+        "tokenizer.chat_template": "{{ messages }}",
+    }
     place.mkdir(parents=True)
     write_gguf(place / "a.gguf", metadata, {k: (v, kinds[i % 6]) for i, (k, v) in enumerate(weights().items())})
     return [(place, "a.gguf")]
@@ -212,10 +247,24 @@ def use_gguf(path: Path) -> None:
         tensor.load()
 
 
-CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "vocab_size": 300, "rms_norm_eps": 1e-6,
-          "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}, "tie_word_embeddings": True,
-          "hidden_act": "silu", "bos_token_id": 0, "eos_token_id": 1, "torch_dtype": "float32"}  # fmt: skip
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "vocab_size": 300,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "torch_dtype": "float32",
+}
 
 
 def checkpoint(name: str) -> Callable[[Path], list[tuple[Path, str]]]:
@@ -229,22 +278,35 @@ def checkpoint(name: str) -> Callable[[Path], list[tuple[Path, str]]]:
 
         t = Tokenizer(models.BPE())
         t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], show_progress=False,
-                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+        trainer = trainers.BpeTrainer(
+            vocab_size=300, special_tokens=["<s>", "</s>"], show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        )
         t.train_from_iterator([PROSE] * 20, trainer)
         place.mkdir(parents=True)
         t.save(str(place / "tokenizer.json"))
         sizes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (t.get_vocab_size(), 32), "model.norm.weight": (32,)}
         for i in range(2):
             at = f"model.layers.{i}."
-            sizes |= {at + "self_attn.q_proj.weight": (32, 32), at + "self_attn.k_proj.weight": (16, 32), at + "mlp.down_proj.weight": (32, 48),
-                      at + "self_attn.v_proj.weight": (16, 32), at + "self_attn.o_proj.weight": (32, 32), at + "input_layernorm.weight": (32,),
-                      at + "mlp.gate_proj.weight": (48, 32), at + "mlp.up_proj.weight": (48, 32), at + "post_attention_layernorm.weight": (32,)}  # fmt: skip
+            sizes |= {
+                at + "self_attn.q_proj.weight": (32, 32),
+                at + "self_attn.k_proj.weight": (16, 32),
+                at + "mlp.down_proj.weight": (32, 48),
+                at + "self_attn.v_proj.weight": (16, 32),
+                at + "self_attn.o_proj.weight": (32, 32),
+                at + "input_layernorm.weight": (32,),
+                at + "mlp.gate_proj.weight": (48, 32),
+                at + "mlp.up_proj.weight": (48, 32),
+                at + "post_attention_layernorm.weight": (32,),
+            }
         write_shards(place, {k: torch.full(shape, 0.1) for k, shape in sizes.items()})
         config = {**CONFIG, "vocab_size": t.get_vocab_size()}
         (place / "config.json").write_text(json.dumps(config))
         (place / "generation_config.json").write_text(json.dumps({"temperature": 0.7, "top_k": 20, "do_sample": True, "eos_token_id": [1]}))
-        side = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}"}
+        side = {
+            "bos_token": "<s>",
+            "eos_token": {"content": "</s>"},
+            "chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+        }
         (place / "tokenizer_config.json").write_text(json.dumps({**side, "tokenizer_class": "PreTrainedTokenizerFast"}))
         return [(place, name)]
 
@@ -280,8 +342,14 @@ def trained(place: Path) -> Path:
 def runs(place: Path) -> list[tuple[Path, str]]:
     place.mkdir(parents=True)
     run = trained(place)
-    return [(run, "recipe.toml"), (run, "recipe.toml"), (run, "codec/state.json"), (run, "provenance.json"), (run, "metrics.jsonl"),
-            (run, "model.safetensors")]  # fmt: skip
+    return [
+        (run, "recipe.toml"),
+        (run, "recipe.toml"),
+        (run, "codec/state.json"),
+        (run, "provenance.json"),
+        (run, "metrics.jsonl"),
+        (run, "model.safetensors"),
+    ]
 
 
 def use_run(path: Path) -> None:
@@ -376,6 +444,8 @@ class _Container:
 
 
 CONTAINER = _Container()
+
+
 def beside(build: Callable[[], Iterable[tuple[str, bytes]]]) -> Callable[[Path], list[tuple[Path, str]]]:
     """Cases in one folder: codecs that want more than one file see the others undamaged."""
 
@@ -397,8 +467,12 @@ _ALL = [
     Format("gif", made(picture("GIF", "P", "L")), data("image"), BINARY),
     Format("webp", made(picture("WEBP", "RGB", "RGBA")), data("image"), BINARY),
     Format("bmp", made(picture("BMP", "RGB", "L", "P", "1")), data("image"), BINARY),
-    Format("tiff", made(picture("TIFF", "RGB", "L.tiff_lzw", "F", "P.packbits", "1.group4", "RGB.tiff_adobe_deflate", "RGB.jpeg", "CMYK")),
-           data("image"), BINARY),
+    Format(
+        "tiff",
+        made(picture("TIFF", "RGB", "L.tiff_lzw", "F", "P.packbits", "1.group4", "RGB.tiff_adobe_deflate", "RGB.jpeg", "CMYK")),
+        data("image"),
+        BINARY,
+    ),
     Format("metadata", captions, data("image", whole=True), TEXT),
     Format("csv", single(sheet(",", "a.csv"), sheet(";", "b.csv")), data("table"), TEXT),
     Format("tsv", single(sheet("\t", "a.tsv")), data("table"), TEXT),
@@ -421,5 +495,5 @@ _ALL = [
     Format("recipe", single(("recipe.toml", RECIPE)), use_recipe, TEXT),
     Format("run", runs, use_run, lambda data, rng: (JSON if data[:1] == b"{" else TEXT if b"\0" not in data[:64] else BINARY)(data, rng)),
     Format("container", CONTAINER.make, CONTAINER.use, CONTAINER.damage),
-]  # fmt: skip
+]
 FORMATS = {form.name: form for form in _ALL}

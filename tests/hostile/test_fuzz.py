@@ -10,8 +10,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["png", "jpeg", "gif", "webp", "bmp", "tiff", "metadata", "csv", "tsv", "parquet", "jsonl", "chat", "txt", "smi", "sdf", "abc", "midi",
-         "sok", "tiled", "recipe", "safetensors", "gguf", "config", "tokenizer"]  # fmt: skip
+QUICK = [
+    "png",
+    "jpeg",
+    "gif",
+    "webp",
+    "bmp",
+    "tiff",
+    "metadata",
+    "csv",
+    "tsv",
+    "parquet",
+    "jsonl",
+    "chat",
+    "txt",
+    "smi",
+    "sdf",
+    "abc",
+    "midi",
+    "sok",
+    "tiled",
+    "recipe",
+    "safetensors",
+    "gguf",
+    "config",
+    "tokenizer",
+]
 SCRIPT = """
 import json, sys
 from benchmarks.fuzz import run

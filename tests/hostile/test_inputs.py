@@ -37,7 +37,10 @@ def pictures(**odd: bytes) -> dict[str, bytes]:
 
 
 def chats(*odd: str, n: int = 20) -> bytes:
-    good = [json.dumps({"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"it is {i * i}"}]}) for i in range(n)]
+    good = [
+        json.dumps({"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"it is {i * i}"}]})
+        for i in range(n)
+    ]
     return "\n".join([*good, *odd]).encode()
 
 
@@ -73,36 +76,80 @@ LINES: dict[str, tuple[Files, str, int, str]] = {
     "a trailing comma": ({"a.jsonl": b'{"text": "a b c",}\n' * 4}, "a.jsonl", 3, "not JSON"),
     "no role": ({"a.jsonl": chats('{"messages": [{"content": "x"}]}', n=3)}, "a.jsonl", 0, "unknown role"),
     "unknown role": ({"a.jsonl": chats(turns("user", "wizard"), turns("wizard"))}, "a.jsonl", 3, "unknown role.*wizard"),
-    "two turns of the system": ({"a.jsonl": chats(turns("system", "user", "system", "assistant"), turns("system", "system", "assistant"))}, "a.jsonl", 3, "system"),
-    "an empty answer": ({"a.jsonl": chats(*['{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}'] * 2)}, "a.jsonl", 3, "empty"),
+    "two turns of the system": (
+        {"a.jsonl": chats(turns("system", "user", "system", "assistant"), turns("system", "system", "assistant"))},
+        "a.jsonl",
+        3,
+        "system",
+    ),
+    "an empty answer": (
+        {"a.jsonl": chats(*['{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}'] * 2)},
+        "a.jsonl",
+        3,
+        "empty",
+    ),
     "no answer": ({"a.jsonl": chats(turns("user"), turns("user", "user"))}, "a.jsonl", 3, "no turn of the assistant"),
-}  # fmt: skip
+}
 IMAGE: dict[str, tuple[Files, str, int, str]] = {
     "nothing but an empty one": ({"a.png": b""}, "", 3, "empty"),
     "truncated": (pictures(a_png=picture()[:200], b_png=picture()[:90]), "", 3, "damaged|checksum"),
-    "bad checksum": (pictures(a_png=picture()[:60] + b"x" + picture()[61:], b_png=picture()[:99] + b"x" + picture()[100:]), "", 3, "checksum|damaged"),
+    "bad checksum": (
+        pictures(a_png=picture()[:60] + b"x" + picture()[61:], b_png=picture()[:99] + b"x" + picture()[100:]),
+        "",
+        3,
+        "checksum|damaged",
+    ),
     "one is skipped and said": (pictures(a_png=b""), "", 0, "1 skipped.*a.png.*empty"),
     "0 pixels high": ({"a.gif": b"GIF89a" + struct.pack("<HH", 9, 0) + bytes(9)}, "", 3, "no content|damaged"),
     "1 by 1": ({f"{i}.png": picture(size=(1, 1), seed=i) for i in range(6)}, "", 0, ""),
     "1 by 65535": (pictures(a_png=picture(size=(1, 65535))), "", 0, ""),
-    "2^31 sides": ({"a.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II5B", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0) + bytes(30)}, "", 3, "million"),
-    "a claim beyond the file": ({"a.bmp": b"BM" + bytes(12) + struct.pack("<IiiHH", 40, 7000, 7000, 1, 24) + bytes(40)}, "", 3, "cannot be in"),
-    "CMYK, grey, palette, 16 bits": ({f"{i}.{e}": picture(m, seed=i, kind=k) for i, (m, k, e) in enumerate(
-        [("CMYK", "TIFF", "tif"), ("LA", "PNG", "png"), ("P", "PNG", "png"), ("1", "PNG", "png"), ("CMYK", "JPEG", "jpg")])}, "", 0, "became"),
+    "2^31 sides": (
+        {"a.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II5B", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0) + bytes(30)},
+        "",
+        3,
+        "million",
+    ),
+    "a claim beyond the file": (
+        {"a.bmp": b"BM" + bytes(12) + struct.pack("<IiiHH", 40, 7000, 7000, 1, 24) + bytes(40)},
+        "",
+        3,
+        "cannot be in",
+    ),
+    "CMYK, grey, palette, 16 bits": (
+        {
+            f"{i}.{e}": picture(m, seed=i, kind=k)
+            for i, (m, k, e) in enumerate(
+                [("CMYK", "TIFF", "tif"), ("LA", "PNG", "png"), ("P", "PNG", "png"), ("1", "PNG", "png"), ("CMYK", "JPEG", "jpg")]
+            )
+        },
+        "",
+        0,
+        "became",
+    ),
     "SVG": ({"a.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, "", 3, "SVG.*PNG"),
     "HEIC": ({"a.heic": b"\0\0\0\x18ftypheic" + bytes(40)}, "", 3, "HEIC.*PNG"),
     "another ending": (pictures(a_jpg=picture(seed=9)), "", 0, "ending"),
-    "animated": (pictures(a_gif=picture("P", kind="GIF", save_all=True, append_images=[Image.new("P", (16, 16), 3)])), "", 0, "first was taken"),
+    "animated": (
+        pictures(a_gif=picture("P", kind="GIF", save_all=True, append_images=[Image.new("P", (16, 16), 3)])),
+        "",
+        0,
+        "first was taken",
+    ),
     "all the same": ({f"{i}.png": picture() for i in range(5)}, "", 3, "no variation|identical"),
     "a single one": ({"a.png": picture()}, "", 0, "single picture"),
     "a web page": ({"a.png": b"<!DOCTYPE html><html></html>"}, "", 3, "web page"),
-}  # fmt: skip
+}
 TABLE: dict[str, tuple[Files, str, int, str]] = {
     "empty": ({"a.csv": b""}, "a.csv", 3, "empty"),
     "a header only": ({"a.csv": b"a,b\n"}, "a.csv", 3, "no rows|nothing"),
     "one row": ({"a.csv": b"a,b\n1,2\n"}, "a.csv", 3, "row"),
     "one column": ({"a.csv": b"a\n" + b"".join(b"%d\n" % (i * 7 % 31) for i in range(60))}, "a.csv", 0, ""),
-    "a hundred thousand columns": ({"a.csv": b",".join(b"c%d" % i for i in range(100_000)) + b"\n" + b",".join([b"1"] * 100_000) + b"\n"}, "a.csv", 3, "100000 columns"),
+    "a hundred thousand columns": (
+        {"a.csv": b",".join(b"c%d" % i for i in range(100_000)) + b"\n" + b",".join([b"1"] * 100_000) + b"\n"},
+        "a.csv",
+        3,
+        "100000 columns",
+    ),
     "ragged": ({"a.csv": ROWS.encode() + b"1\n1,2,3\n4\n"}, "a.csv", 3, r"a\.csv:62.*1 cells under 2"),
     "names twice and blank": ({"a.csv": ROWS.replace("a,b", "a,a").encode()}, "a.csv", 0, "name of another"),
     "all constant": ({"a.csv": b"a,b\n" + b"1,x\n" * 30}, "a.csv", 3, "constant|nothing|no column"),
@@ -115,17 +162,42 @@ TABLE: dict[str, tuple[Files, str, int, str]] = {
     "a corrupt footer": ({"a.parquet": b"PAR1" + bytes(60) + b"\xff\xff\xff\x7fPAR1"}, "a.parquet", 3, "not readable as Parquet"),
     "another encoding": ({"a.csv": ROWS.encode() + "3,é\n".encode("latin-1")}, "a.csv", 3, "byte.*UTF-8|byte.*encoding"),
     "formulas": ({"a.csv": ROWS.encode() + b"3,=1+1\n5,@x\n"}, "a.csv", 0, ""),
-}  # fmt: skip
-LLAMA = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 9, "num_attention_heads": 4, "intermediate_size": 9,
-         "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "max_position_embeddings": 32}  # fmt: skip
+}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "vocab_size": 9,
+    "num_attention_heads": 4,
+    "intermediate_size": 9,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 32,
+}
 MODEL: dict[str, tuple[Files, str, int, str]] = {
     "a git-LFS pointer": ({"a.safetensors": b"version https://git-lfs.github.com/spec/v1\n"}, "a.safetensors", 4, "LFS"),
     "a web page": ({"a.safetensors": b"<!DOCTYPE html>"}, "a.safetensors", 4, "web page"),
     "an encrypted zip": ({"a.safetensors": b"PK\x03\x04\x14\x00\x01\x00" + bytes(60)}, "a.safetensors", 4, "encrypted"),
     "a pickle": ({"config.json": json.dumps(LLAMA).encode(), "pytorch_model.bin": b"\x80\x02}q\x00."}, "", 4, "pickle"),
-    "a config of its own code": ({"config.json": b'{"model_type": "evil", "auto_map": {"AutoModel": "evil.Evil"}}', "evil.py": b"1/0",
-                                  "model.safetensors": (2).to_bytes(8, "little") + b"{}"}, "", 4, "evil"),
-    "layers beyond counting": ({"config.json": json.dumps({**LLAMA, "num_hidden_layers": 10**12}).encode(), "model.safetensors": (2).to_bytes(8, "little") + b"{}"}, "", 4, "layers"),
+    "a config of its own code": (
+        {
+            "config.json": b'{"model_type": "evil", "auto_map": {"AutoModel": "evil.Evil"}}',
+            "evil.py": b"1/0",
+            "model.safetensors": (2).to_bytes(8, "little") + b"{}",
+        },
+        "",
+        4,
+        "evil",
+    ),
+    "layers beyond counting": (
+        {
+            "config.json": json.dumps({**LLAMA, "num_hidden_layers": 10**12}).encode(),
+            "model.safetensors": (2).to_bytes(8, "little") + b"{}",
+        },
+        "",
+        4,
+        "layers",
+    ),
     "zeros": ({"a.gguf": bytes(4096)}, "a.gguf", 4, "zeros"),
     "another GGUF": ({"a.gguf": b"GGUF" + struct.pack("<IQQ", 99, 0, 0)}, "a.gguf", 4, "version"),
     "a newer run": ({"recipe.toml": b"version = 99\n"}, "", 4, "newer"),
@@ -134,9 +206,12 @@ MODEL: dict[str, tuple[Files, str, int, str]] = {
     "a key twice": ({"recipe.toml": b"version = 1\nversion = 1\n"}, "", 4, "recipe"),
     "no TOML": ({"recipe.toml": b"\xff\xfe"}, "", 4, "recipe"),
     "deep TOML": ({"recipe.toml": b"a = " + b"[" * 100_000}, "", 4, "recipe"),
-}  # fmt: skip
-TABLES = {f"{kind}: {name}": row for kind, rows in {"text": TEXT, "lines": LINES, "image": IMAGE, "table": TABLE, "model": MODEL}.items()
-          for name, row in rows.items()}  # fmt: skip
+}
+TABLES = {
+    f"{kind}: {name}": row
+    for kind, rows in {"text": TEXT, "lines": LINES, "image": IMAGE, "table": TABLE, "model": MODEL}.items()
+    for name, row in rows.items()
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -211,7 +286,11 @@ CLI: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
     "no such file": (lambda p: ["train", str(p / "nothing"), "--out", str(p / "o")], 3, "no such file"),
     "output is input": (lambda p: ["train", csv(p), "--out", str(p / "a.csv"), "--steps", "1"], 2, "input|exists"),
     "output inside input": (lambda p: [csv(p), "train", str(p), "--out", str(p / "o"), "--steps", "1"][1:], 2, "inside the input"),
-    "output exists": (lambda p: ["train", csv(p), "--out", str((p / "o" / "x").parent if not (p / "o" / "x").mkdir(parents=True) else p), "--steps", "1"], 2, "exists|not a run|other"),
+    "output exists": (
+        lambda p: ["train", csv(p), "--out", str((p / "o" / "x").parent if not (p / "o" / "x").mkdir(parents=True) else p), "--steps", "1"],
+        2,
+        "exists|not a run|other",
+    ),
     "a device as output": (lambda p: ["train", csv(p), "--out", "/dev/null", "--steps", "1"], 3, "not a regular"),
     "an unknown option of a section": (lambda p: ["train", csv(p), "--out", str(p / "o"), "--set", "training.stesp=3"], 2, "stesp"),
     "no section": (lambda p: ["train", csv(p), "--out", str(p / "o"), "--set", "nonsense"], 2, "nonsense"),
@@ -222,7 +301,7 @@ CLI: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
     "a name too long": (lambda p: ["inspect", "x" * 5000], 3, "cannot be opened|too long|name"),
     "a path of odd characters": (lambda p: ["inspect", str(p / "a\nb\x1b[2J\U0001f600")], 3, "no such file"),
     "a NUL in a path": (lambda p: ["inspect", "a\0b"], 3, "null|cannot"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CLI)

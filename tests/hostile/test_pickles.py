@@ -54,12 +54,40 @@ def bombs(canary: Path) -> dict[str, bytes]:
     torch_zip = zipped(("archive/data.pkl", whole), ("archive/version", b"3\n"), ("archive/data/0", bytes(64)))
     found = {f"protocol{n}{end}": raw[n] for n, end in enumerate((".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin"))}
     found |= {f"torch{end}": torch_zip for end in (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".gguf", ".zip", ".mar")}
-    found |= {f"plain{end}": whole for end in (".safetensors", ".gguf", ".json", ".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".png", ".abc",
-                                               ".mid", ".smi", ".sok", ".toml", ".mgc", "")}  # fmt: skip
-    found |= {"array.npy": npy, "arrays.npz": zipped(("a.npy", npy)), "model.joblib": whole, "packed.pkl.gz": gzip.compress(whole),
-              "packed.pkl.bz2": bz2.compress(whole), "packed.pkl.xz": lzma.compress(whole), "set.tar": out.getvalue(),
-              "PYTORCH_MODEL.BIN": torch_zip, "tokenizer.model": whole, "behind.safetensors": (8).to_bytes(8, "little") + b"{}      " + whole,
-              "doubled.pt": bytes(16) + whole}  # fmt: skip
+    found |= {
+        f"plain{end}": whole
+        for end in (
+            ".safetensors",
+            ".gguf",
+            ".json",
+            ".csv",
+            ".tsv",
+            ".jsonl",
+            ".parquet",
+            ".txt",
+            ".png",
+            ".abc",
+            ".mid",
+            ".smi",
+            ".sok",
+            ".toml",
+            ".mgc",
+            "",
+        )
+    }
+    found |= {
+        "array.npy": npy,
+        "arrays.npz": zipped(("a.npy", npy)),
+        "model.joblib": whole,
+        "packed.pkl.gz": gzip.compress(whole),
+        "packed.pkl.bz2": bz2.compress(whole),
+        "packed.pkl.xz": lzma.compress(whole),
+        "set.tar": out.getvalue(),
+        "PYTORCH_MODEL.BIN": torch_zip,
+        "tokenizer.model": whole,
+        "behind.safetensors": (8).to_bytes(8, "little") + b"{}      " + whole,
+        "doubled.pt": bytes(16) + whole,
+    }
     return found
 
 
@@ -68,9 +96,16 @@ NAMES = sorted(bombs(Path("x")))
 
 def readers(folder: Path, file: Path) -> list[Callable[[], object]]:
     """Every way into the package that a path can take."""
-    return [lambda: morphogen.load(file), lambda: morphogen.load(folder), lambda: morphogen.inspect(file), lambda: make_plan(folder),
-            lambda: Run.load(folder).model(), lambda: load_tokenizer(file), lambda: load_tokenizer(folder),
-            lambda: morphogen.decompress(file, folder, folder / "out")]  # fmt: skip
+    return [
+        lambda: morphogen.load(file),
+        lambda: morphogen.load(folder),
+        lambda: morphogen.inspect(file),
+        lambda: make_plan(folder),
+        lambda: Run.load(folder).model(),
+        lambda: load_tokenizer(file),
+        lambda: load_tokenizer(folder),
+        lambda: morphogen.decompress(file, folder, folder / "out"),
+    ]
 
 
 def test_there_are_forty_and_they_would_go_off(tmp_path: Path) -> None:

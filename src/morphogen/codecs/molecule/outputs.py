@@ -58,13 +58,14 @@ def _lines(rows: Sequence[dict[str, Any]]) -> str:
 def table(rows: Sequence[dict[str, Any]], delimiter: str) -> str:
     """Rows as CSV; words a spreadsheet would run as a formula get a ' in front (OWASP, CSV injection)."""
     names = list(dict.fromkeys(k for row in rows for k in row)) or ["smiles"]
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
+    out = []
+    for row in [dict(zip(names, names)), *rows]:
+        buffer = io.StringIO(newline="")
         cells = [_plain(row.get(name, "")) for name in names]
-        writer.writerow(["'" + c if isinstance(c, str) and c.startswith(FORMULA) else c for c in cells])
-    return buffer.getvalue()
+        safe = ["'" + c if isinstance(c, str) and c.startswith(FORMULA) else c for c in cells]
+        csv.writer(buffer, delimiter=delimiter, lineterminator="\r\n").writerow(safe)  # so that cells with either of them are quoted
+        out.append(buffer.getvalue()[:-2] + "\n")
+    return "".join(out)
 
 
 def _folder(raws: Sequence[str], out: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
