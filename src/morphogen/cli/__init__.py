@@ -70,7 +70,7 @@ def build() -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `morphogen` command; exits with the codes of the documentation."""
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    tokens = [*(sys.argv[1:] if arguments is None else arguments)]  # the name `list` is a verb here once that was used
     _plain_warnings()
     debug = "--debug" in tokens
     tokens = [t for t in tokens if t != "--debug"]
