@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from morphogen.errors import UsageError
 from morphogen.sampling.choice import Choice, choose_token, logprobs, shaped
+from morphogen.sampling.closing import RESERVE, Order, closers, closing
 from morphogen.sampling.stops import Stops
 from morphogen.tokens.tokenizer import Tokenizer
 
@@ -113,6 +115,11 @@ class Piece:
     stats: dict[str, float] = field(default_factory=dict)
 
 
+@lru_cache(4)
+def _closers(tokenizer: Tokenizer) -> Order:
+    return closers(tokenizer.piece, tokenizer.size)
+
+
 class Writer:
     """Chooses one token after another for one answer and keeps its text. `key` (1,) names its draws."""
 
@@ -123,6 +130,7 @@ class Writer:
         self.noted: list[tuple[int, float, list[tuple[int, float]]]] = []
         self.total = 0.0
         self.stopped = ""
+        self.plan: list[int] | None = None  # how the answer can still end within its length
 
     def choose(self, logits: Tensor, position: int) -> int:
         """The id at a position from logits (V,)."""
@@ -137,8 +145,26 @@ class Writer:
             written = torch.tensor([self.ids], dtype=torch.int64)
             seen = torch.tensor([self.prompt + self.ids], dtype=torch.int64)
         token = int(choose_token(row, self.key, position, self.choice, seen, written))
+        if self.constraint is not None and self.drawing.max_tokens - len(self.ids) <= RESERVE:
+            token = self._ending(token)
         if self.drawing.logprobs or self.drawing.best_of:
             self._note(shaped(row, self.choice, seen, written), token)
+        return token
+
+    def _ending(self, token: int) -> int:
+        """The token, or the next one on the way to an end where the token would leave too little room for any."""
+        ends, left = self.tokenizer.eos, self.drawing.max_tokens - len(self.ids) - 1
+        if token in ends:
+            return token
+        first = _closers(self.tokenizer)
+        after = self.constraint.copy()
+        after.advance(token)
+        plan = closing(after, first, left)
+        if plan is None:
+            plan = self.plan if self.plan is not None else closing(self.constraint, first, left + 1)
+            if plan is not None:
+                token, plan = (plan[0], plan[1:]) if plan else (ends[0], [])
+        self.plan = plan
         return token
 
     def _note(self, row: Tensor, token: int) -> None:
