@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ CASES = {  # family: the sample data it learns from, and what it is asked for
     "ngram": ("lines", {}), "mixture": ("penguins", {}), "kde": ("penguins", {}), "cart": ("penguins", {"island": "Dream"}),
     "neighbour": ("digits", {}), "latent_class": ("digits", {}),
 }
-STAGES = {"vae + diffusion": ("smooth", "diffusion"), "vae + autoregressive": ("vq", "autoregressive")}
+STAGES = {"vae + diffusion": ("kl", "diffusion"), "vae + autoregressive": ("vq", "autoregressive")}
 OUT = {"digits": "", "penguins": ".csv", "lines": ".jsonl", "pairs": ".jsonl"}
 
 
@@ -44,9 +45,9 @@ def data(folder: Path) -> dict[str, Path]:
     return found | {"lines": folder / "lines.txt", "pairs": folder / "pairs.jsonl"}
 
 
-def runs(folder: Path, names: list[str]) -> dict[str, tuple[Run, dict[str, Any], str]]:
-    """name -> (run, what is asked of it, the ending of its outputs)."""
-    found, out = data(folder / "data"), {}
+def runs(folder: Path, names: list[str]) -> Iterator[tuple[str, Run, dict[str, Any], str]]:
+    """(name, run, what is asked of it, the ending of its outputs), one after another."""
+    found = data(folder / "data")
     for family, (kind, cond) in CASES.items():
         if family in names:
             extra: dict[str, Any] = {"cond": ("caption",)} if kind == "pairs" else {}
@@ -55,14 +56,13 @@ def runs(folder: Path, names: list[str]) -> dict[str, tuple[Run, dict[str, Any],
             elif not FAMILIES[family].line.startswith("classical"):
                 extra["options"] = TINY
             run = morphogen.train(found[kind], folder / family, family=family, steps=6, **extra)
-            out[family] = (run, cond, OUT[kind])
+            yield family, run, cond, OUT[kind]
     for name, (latent, family) in STAGES.items():
         if name in names:
             options = {**TINY, "family": {"kind": latent}}
             first = morphogen.train(found["digits"], folder / latent, family="vae", steps=6, options=options)
-            out[name] = (morphogen.train(found["digits"], folder / name.replace(" ", ""), family=family, bridge=first.path, steps=6,
-                                         options=TINY), {}, "")
-    return out
+            place = folder / name.replace(" ", "")
+            yield name, morphogen.train(found["digits"], place, family=family, bridge=first.path, steps=6, options=TINY), {}, ""
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -129,7 +129,7 @@ def main() -> None:
     missing = set(FAMILIES) - set(CASES)
     assert not missing, f"no case for {missing}"
     folder, figures = fresh(WORK / "exact"), {}
-    for name, (run, cond, ending) in runs(folder, a.families).items():
+    for name, run, cond, ending in runs(folder, a.families):
         begun = time.process_time()
         figures[name] = judge(run, cond, ending, a.n, folder / "drawn" / name.replace(" ", ""))
         print(name, figures[name], f"{time.process_time() - begun:.0f} s", flush=True)
