@@ -67,7 +67,7 @@ def save_each_step() -> None:
 
 def slow_disk(tell: int) -> None:
     """Each call that changes the disk takes a millisecond more; the parent hears when a checkpoint, or the model, is begun."""
-    import morphogen.api.train
+    from morphogen.api.train import Job
     from morphogen.training import checkpoint
     from morphogen.training.trainer import Trainer
 
@@ -93,7 +93,7 @@ def slow_disk(tell: int) -> None:
 
     Trainer.save = telling(Trainer.save)  # type: ignore[method-assign]
     checkpoint.Hashed.write = slowed(checkpoint.Hashed.write)  # type: ignore[method-assign]
-    morphogen.api.train.Job.finish = telling(morphogen.api.train.Job.finish)  # type: ignore[method-assign]
+    Job.finish = telling(Job.finish)  # type: ignore[method-assign]
 
 
 def fork(work: Any) -> tuple[int, int]:
@@ -239,7 +239,7 @@ def main() -> None:
     else:
         record("restart", figures, families=[t.name for t in trials], steps=STEPS)
     if sum(good.values()) != args.kills + args.inside:
-        sys.exit("some runs did not end as they would have")
+        raise SystemExit("some runs did not end as they would have")
 
 
 if __name__ == "__main__":

@@ -55,4 +55,4 @@ def test_windows_give_the_gradient_of_the_whole_batch(data: Path, case: tuple[st
         assert grads[0].keys() == grads[1].keys()
         size = max(float(g.abs().max()) for g in grads[0].values())
         for name, grad in grads[0].items():
-            torch.testing.assert_close(grad, grads[1][name], rtol=1e-3, atol=1e-5 * size, msg=lambda m, n=name, s=step: f"{n}, step {s}: {m}")
+            torch.testing.assert_close(grad, grads[1][name], rtol=1e-3, atol=1e-5 * size, msg=lambda m, n=name, s=step: f"{n} at {s}: {m}")
