@@ -71,11 +71,13 @@ def help_of(verb: str) -> str:
 def errors(_: str = "") -> str:
     """Every error type with its name for scripts, exit code and first line."""
     out = ["| error | `code` | exit | what it means |", "|---|---|---|---|"]
+    return "\n".join([*out, *(f"| `{name}` | {code} | {status} | {line} |" for name, line, code, status in error_classes())]) + "\n"
+
+
+def error_classes() -> Iterator[tuple[str, str, str, str]]:
+    """(name, what it means, code, exit code) of each error type."""
     for module, node in _errors():
-        code, status = _codes(node)
-        first = (ast.get_docstring(node) or "").splitlines()[0]
-        out.append(f"| `{module}.{node.name}` | {code} | {status} | {first} |")
-    return "\n".join(out) + "\n"
+        yield (f"{module}.{node.name}", (ast.get_docstring(node) or "").splitlines()[0], *_codes(node))
 
 
 def _errors() -> Iterator[tuple[str, ast.ClassDef]]:
