@@ -66,7 +66,7 @@ def test_refused_with_the_smallest_change_that_fits() -> None:
     config = TrainConfig(batch=1024, lanes=2)
     assert check(memory, config, 4 << 30, lambda: "") > 1 << 30
     with pytest.raises(ResourceError, match=r"training.windows=4 needs") as caught:
-        check(memory, config, 450 << 20, lambda: "--size tiny")
+        check(memory, config, 520 << 20, lambda: "--size tiny")
     assert caught.value.exit_code == 5
     with pytest.raises(ResourceError, match="--size tiny"):
         check(memory, config, 1 << 20, lambda: "--size tiny")

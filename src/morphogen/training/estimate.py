@@ -18,8 +18,8 @@ from morphogen.training.lanes import shared
 from morphogen.training.optim import TrainConfig
 
 # Fitted to benchmarks/estimates.py: resident memory is more than the tensors that live.
-BASE = 85 << 20  # what torch's kernels, threads and caches take at their first use
-SLACK = 1.85  # what the allocator's arenas keep (one a lane), and the copies in other layouts that kernels make inside
+BASE = 105 << 20  # what torch's kernels, threads and caches take at their first use
+SLACK = 1.45  # what the allocator's arenas keep of a step (one a lane), and copies in other layouts that kernels make inside
 ARENA = 72 << 20  # addresses (not memory) that a thread's stack and heap reserve
 
 
@@ -83,8 +83,8 @@ class Memory:
         return max(config.lanes * (fixed + each * rows), 2.0 * self.weights)
 
     def peak(self, config: TrainConfig) -> int:
-        """The most at any time: in a step, or while a checkpoint is written."""
-        return int(BASE + SLACK * (self.kept + max(self.step(config), self.state)))
+        """The most at any time. What a step leaves in the allocator's arenas is not given back while a checkpoint is written."""
+        return int(BASE + self.kept + self.state + SLACK * self.step(config))
 
 
 def measure(family: Any, data: Dataset, config: TrainConfig) -> Memory:
