@@ -114,14 +114,14 @@ SAVED = CASES["autoregressive"]
 
 def work(rank: int, world: int, folder: str, jobs: tuple[tuple[str, str], ...], more: bool) -> None:
     import torch.distributed as dist
-    from torch.distributed.distributed_c10d import FileStore, PrefixStore
+    from torch.distributed.distributed_c10d import PrefixStore
 
     from morphogen.training import parallel
 
     torch.set_num_threads(1)
     parallel.BLOCK = 1  # every layer a part of its own: the tiny ones here too
     place = Path(folder)
-    store = FileStore(str(place / f"store-{world}"), world)
+    store: Any = dist.FileStore(str(place / f"store-{world}"), world)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=PrefixStore("torch", store), rank=rank, world_size=world)
     crews = {kind: parallel.Crew(PrefixStore(f"crew.{kind}", store), rank, world, kind) for kind in parallel.KINDS}
     for kind, name in jobs:
