@@ -13,6 +13,7 @@ from typing import Any
 
 from morphogen.api.common import Alone, Watch, crew_of, seconds
 from morphogen.api.watching import Follower, Hook, Previewer
+from morphogen.codecs.held import conds_of, part_of
 from morphogen.config import SIZES
 from morphogen.errors import FormatError, UsageError
 from morphogen.files import PART, check_output, lock, sweep, write_bytes, write_json
@@ -21,6 +22,8 @@ from morphogen.registry import resolve
 from morphogen.run import Run, build_bridges, config_values
 
 START = time.monotonic
+CLASSICAL = 200_000  # items a classical family is fitted on at most: trees take about 20 s for them
+FITTED = 500_000  # items bridges are fitted on at most
 
 
 def train(
@@ -171,14 +174,15 @@ def clear(out: Path) -> None:
 def build_model(plan: Plan, parent: Run | None = None, device: str = "cpu") -> Any:
     """An untrained model of a plan: conditions and bridges fitted, weights as the current torch seed gives them."""
     from morphogen.config import make
-    from morphogen.model import Model, collate
+    from morphogen.model import Model
+    from morphogen.training.data import sampled, samples
 
     kind, conditions = resolve("family", plan.family), {}
     for name, what in plan.conditions.items():
         conditions[name] = resolve("condition", what)()
-        conditions[name].fit([item.cond[name] for item in plan.items])
+        conditions[name].fit([cond[name] for cond in conds_of(plan.items)])
     bridges = build_bridges(plan.codec.space, kind.accepts, parent.model() if parent else None)
-    x, mask = collate([plan.codec.encode(item.raw) for item in plan.part(plan.train)], plan.codec.space) if bridges else (None, None)
+    x, mask = samples(plan.codec, part_of(plan.part(plan.train), sampled(len(plan.train), FITTED, plan.seed))) if bridges else (None, None)
     for i, bridge in enumerate(bridges):
         bridge.fit(x, mask)
         if i + 1 < len(bridges):
@@ -196,7 +200,7 @@ def fitted_classical(plan: Plan) -> Any:
 
     model = build_model(plan)
     with torch.no_grad():
-        model.family.fit(Dataset(model, plan.lessons()).batches(4096, plan.seed))
+        model.family.fit(Dataset(model, plan.lessons()).batches(4096, plan.seed, CLASSICAL))
     return model.eval()
 
 
@@ -365,9 +369,10 @@ class Job:
 
         if not self.crew.first:
             return {}
-        self.watch.say("fitting (classical: seconds, not minutes)", "head")
+        some = f" on a uniform sample of {CLASSICAL:,} of {dataset.n:,} items" if dataset.n > CLASSICAL else ""
+        self.watch.say(f"fitting{some} (classical: seconds, not minutes)", "head")
         with torch.no_grad():
-            model.family.fit(dataset.batches(4096, self.plan.seed))
+            model.family.fit(dataset.batches(4096, self.plan.seed, CLASSICAL))
         return {}
 
     def finish(self, model: Any, facts: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from morphogen import files, spaces
+from morphogen.codecs.framing import as_image, channels_of, resize
 from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, looks_like_picture, read_picture
 from morphogen.codecs.sources import METADATA, Listing, Skips, class_folders, group_of, read_metadata, read_utf8, said_about
 from morphogen.contracts import Claim, Given, Item
@@ -186,7 +185,7 @@ class ImageCodec:
         if raw.shape[2] == 4 and channels < 4:
             alpha = raw[..., 3:].astype(np.float32) / 255
             raw = np.rint(raw[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-        return _channels(_resize(raw, height, width), channels)
+        return channels_of(resize(raw, height, width), channels)
 
     def encode(self, raw: np.ndarray) -> np.ndarray:
         """uint8 (H, W, C) of any size -> float32 (C, H, W) in [-1, 1]."""
@@ -194,10 +193,19 @@ class ImageCodec:
 
     @staticmethod
     def _scaled(pixels: np.ndarray) -> np.ndarray:
+        """uint8 (..., H, W, C) -> float32 (..., C, H, W)."""
         x = pixels.astype(np.float32) / 255
-        if pixels.shape[2] == 4:
+        if pixels.shape[-1] == 4:
             x[..., :3] *= x[..., 3:]
-        return np.ascontiguousarray(x.transpose(2, 0, 1)) * 2 - 1
+        return np.ascontiguousarray(np.moveaxis(x, -1, -3)) * 2 - 1
+
+    def pack(self, items: Sequence[Item]) -> list[np.ndarray]:
+        """uint8 (H, W, C) pixels at the samples' size; pictures that have it already are not copied."""
+        return [self._framed(_checked(item.raw)) for item in items]
+
+    def unpack(self, packed: list[np.ndarray], ids: np.ndarray) -> np.ndarray:
+        """(B, C, H, W) samples of some of what `pack` made."""
+        return self._scaled(np.stack([packed[i] for i in ids.tolist()]))
 
     def decode(self, x: Any) -> np.ndarray:
         """float (C, H, W) -> uint8 (H, W, C) on the grey levels the data have. Raises DataError for NaN."""
@@ -216,12 +224,12 @@ class ImageCodec:
         """A picture (or its path) whose transparent pixels are unknown: x (C, H, W), known (1, H, W)."""
         channels, height, width = self.shape
         pixels = _checked(read_picture(Path(raw), 4 * max(height, width))[0] if isinstance(raw, str | Path) else raw)
-        resized = _resize(pixels, height, width)
+        resized = resize(pixels, height, width)
         known = np.ones((height, width), bool)
         if resized.shape[2] == 4:
             known = resized[..., 3] >= (1 if resized is pixels else 128)  # resizing smears the edge of what is known
             resized = resized if channels == 4 else resized[..., :3]  # not put on white: the colours are what is known
-        x = self._scaled(_channels(resized, channels))
+        x = self._scaled(channels_of(resized, channels))
         return Given(np.where(known[None], x, np.float32(0)), known[None])
 
     # ---------------------------------------------------------------- looking at many
@@ -300,42 +308,9 @@ def _find_channels(raws: list[np.ndarray]) -> int:
     return 1 if grey else 3
 
 
-def _channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    have = pixels.shape[2]
-    if have == channels:
-        return pixels
-    colour = pixels[..., :3]
-    if channels == 1:  # ITU-R 601 luma, as Pillow
-        if np.array_equal(colour[..., :-1], colour[..., 1:]):
-            return np.ascontiguousarray(colour[..., :1])
-        return np.rint(colour @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
-    colour = np.broadcast_to(colour, (*colour.shape[:2], 3))
-    alpha = np.full((*colour.shape[:2], 1), 255, np.uint8)
-    return np.concatenate([colour, alpha], 2) if channels == 4 else np.ascontiguousarray(colour)
-
-
-def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    have_height, have_width = pixels.shape[:2]
-    if (have_height, have_width) == (height, width):
-        return pixels
-    # Crop first: a strip of 1×65535 scaled to cover 64×64 would be four million pixels wide.
-    scale = min(have_height / height, have_width / width)
-    top, left = (have_height - height * scale) / 2, (have_width - width * scale) / 2
-    first_row, first_column = int(top), int(left)  # cut before filtering, or the filter reaches over the crop's edge
-    pixels = pixels[first_row : math.ceil(top + height * scale), first_column : math.ceil(left + width * scale)]
-    top, left = top - first_row, left - first_column
-    box = (left, top, min(left + width * scale, pixels.shape[1]), min(top + height * scale, pixels.shape[0]))
-    resized = np.array(_as_image(pixels).resize((width, height), Image.Resampling.LANCZOS, box=box), np.uint8)
-    return resized.reshape(height, width, -1)
-
-
-def _as_image(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
-
-
 def _png(raw: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    _as_image(_checked(raw)).save(buffer, "PNG")
+    as_image(_checked(raw)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -114,6 +114,13 @@ def packs(codec: Any, items: Sequence[Item]) -> bool:
     return isinstance(codec, Packs) and len(items) > 0 and not given_in(items)
 
 
+def samples(codec: Any, items: Sequence[Item]) -> tuple[Any, Tensor | None]:
+    """(items in the codec's Space as tensors, mask); what is known beforehand is not told apart."""
+    if packs(codec, items):
+        return tensors(codec.unpack(codec.pack(items), np.arange(len(items)))), None
+    return collate([codec.encode(item.raw) for item in items], codec.space)
+
+
 def tensors(tree: Any) -> Any:
     """A tree of arrays as one of tensors."""
     return {k: tensors(v) for k, v in tree.items()} if isinstance(tree, dict) else torch.from_numpy(tree)

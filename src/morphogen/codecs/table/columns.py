@@ -230,8 +230,7 @@ def parse(column: Column, value: Any) -> Any:
         return _retype(column, value)
     text = value.strip()
     if column.kind in ("integer", "number"):
-        number = V.to_number(text, column.style)
-        return float(number) if number is not None and column.kind == "number" else number
+        return _retype(column, V.to_number(text, column.style))
     if column.kind == "boolean":
         return V.TRUTH.get(text.lower())
     if column.kind in ("date", "datetime"):

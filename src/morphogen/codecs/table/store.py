@@ -185,12 +185,13 @@ def value_of(kind: str, cell: Any) -> Any:
 
 # ------------------------------------------------------------------- all of them
 class Rows:
-    """The rows of some tables by column: what `Held` makes items of. `groups` are hashes of whole rows: equal for duplicates."""
+    """The rows of some tables by column: what `Held` makes items of. `groups` are hashes of rows without ids: equal for duplicates."""
 
     def __init__(self, kinds: dict[str, str], columns: dict[str, np.ndarray], places: np.ndarray,
                  starts: Sequence[tuple[int, Callable[[int], str]]]) -> None:
         self.kinds, self.columns, self.places, self.starts = kinds, columns, places, starts
-        self.groups = _hashes(list(columns.values()), len(places))
+        telling = [column for name, column in columns.items() if kinds[name] not in ("id", "constant", "empty", "nested")]
+        self.groups = _hashes(telling, len(places))
 
     def __len__(self) -> int:
         return len(self.places)
