@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import random
@@ -124,8 +125,6 @@ def _attempt(form: Format, file: Path, work: Path) -> dict[str, Any]:
 
 def _child(form: Format, cases: list[tuple[Path, str]], numbers: range, seed: int, pipe: int, place: Path) -> None:
     """Work through the numbers, telling of each before and after."""
-    import gc
-
     errors = os.open(place / "stderr", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     os.dup2(errors, 2)
     os.dup2(errors, 1)
@@ -134,12 +133,15 @@ def _child(form: Format, cases: list[tuple[Path, str]], numbers: range, seed: in
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 20,) * 2)
-    work = place / "work"
+    works: dict[Path, Path] = {}
+    for left in place.glob("work*"):  # of a child that was ended
+        shutil.rmtree(left)
     for number in numbers:
         os.write(pipe, b"%d\n" % number)
         folder, name, data = damaged(form, cases, number, seed)
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(folder, work)
+        work = works.setdefault(folder, place / f"work{len(works)}")
+        if not work.exists():
+            shutil.copytree(folder, work)
         (work / name).write_bytes(data)
         gc.collect()
         out = _attempt(form, work / name, work)
@@ -147,6 +149,9 @@ def _child(form: Format, cases: list[tuple[Path, str]], numbers: range, seed: in
         if "fault" not in out and os.fstat(errors).st_size:
             out["fault"] = "chatter: " + (place / "stderr").read_text("utf-8", "replace")[:200]
         os.ftruncate(errors, 0)
+        (work / name).write_bytes((folder / name).read_bytes())
+        if "fault" in out:
+            shutil.rmtree(work)
         os.write(pipe, json.dumps({"number": number, **out}).encode() + b"\n")
 
 
@@ -156,6 +161,8 @@ def run(form: Format, number: int, seed: int = 0, keep: Path | None = None) -> T
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
         cases = _make(form, Path(place))
+        gc.collect()
+        gc.freeze()  # what was imported need not be walked again after each file, nor its pages be copied
         at = 0
         while at < number:
             at = _chunk(form, cases, range(at, min(number, at + CHUNK)), seed, Path(place), tally)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -98,5 +99,5 @@ def _exchange(node: object, rng: random.Random) -> None:
             del node[key]  # type: ignore[arg-type]
             return
         else:
-            node[key] = rng.choice(VALUES)  # type: ignore[index]
+            node[key] = copy.deepcopy(rng.choice(VALUES))  # type: ignore[index]
             return

@@ -1,4 +1,4 @@
-"""A hundred damaged files of every format through the code of `benchmarks/fuzz.py`, which takes thousands."""
+"""Sixty damaged files of every format through the code of `benchmarks/fuzz.py`, which takes thousands."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def fuzzed(number: int, *names: str) -> list[dict]:
 
 def test_sec_damaged_files_are_read_or_refused() -> None:
     """One process for all, since starting one costs more than most formats take."""
-    found = fuzzed(100, *QUICK)
+    found = fuzzed(60, *QUICK)
     assert [f["format"] for f in found] == QUICK
     assert not [(f["format"], f["says"]) for f in found if f["faults"]]
-    assert all(f["read"] + f["refused"] == 100 and f["read"] for f in found)
+    assert all(f["read"] + f["refused"] == 60 and f["read"] for f in found)
     for f in found:
         if f["format"] in ("safetensors", "gguf"):
-            assert f["refused"] > 33 and f["reasons"] >= 8 and f["p99 s"] < 0.05  # the changes reach the rules
+            assert f["refused"] > 20 and f["reasons"] >= 6 and f["p99 s"] < 0.05  # the changes reach the rules
 
 
 @pytest.mark.slow
