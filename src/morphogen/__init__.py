@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "compare", "compress", "decompress", "evaluate", "export", "generate", "inspect", "interpolate", "list_", "load", "nearest",
-    "reconstruct", "replay", "score", "train", "tune", "vary",
+    "Synthesizer", "compare", "compress", "decompress", "evaluate", "export", "generate", "inspect", "interpolate", "list_", "load",
+    "nearest", "reconstruct", "replay", "score", "train", "tune", "vary",
 ]
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         tune,
         vary,
     )
+    from morphogen.api.estimator import Synthesizer
 
 
 def __getattr__(name: str) -> Any:
@@ -36,5 +37,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module("morphogen.api"), name)
+        return getattr(importlib.import_module("morphogen.api.estimator" if name == "Synthesizer" else "morphogen.api"), name)
     raise AttributeError(f"module 'morphogen' has no attribute {name!r}")

@@ -22,6 +22,8 @@ class Run:
 
     def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
         self.path, self.recipe = Path(path), recipe
+        self.source: Any = None
+        "What it learned from, where that was handed over in Python: only the Run that `train` returned knows it."
 
     # ---------------------------------------------------------------- writing
     def save_recipe(self) -> None:

@@ -76,7 +76,7 @@ class BracketCodec:
         return Claim(float(any(f.suffix == ".brk" for f in listing.files)), "brackets")
 
     def read(self, listing: Listing) -> Iterator[Item]:
-        for file in listing.files:
+        for file in (f for f in listing.files if f.name != "metadata.jsonl"):
             for i, line in enumerate(file.read_text().split()):
                 yield Item(line, {}, f"{i}")
 

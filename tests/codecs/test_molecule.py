@@ -12,7 +12,7 @@ Chem = pytest.importorskip("rdkit.Chem")
 pytest.importorskip("selfies")
 
 from morphogen.codecs.molecule import MoleculeCodec, MoleculeConfig, chemistry, outputs, spelling, workers  # noqa: E402
-from morphogen.codecs.sources import Listing, scan  # noqa: E402
+from morphogen.codecs.sources import scan  # noqa: E402
 from morphogen.contracts import Checks, Derives, Features, HasGrammar, Item  # noqa: E402
 from morphogen.errors import DataError, FormatError, ResourceError, UsageError  # noqa: E402
 from morphogen.plan import claim  # noqa: E402
@@ -163,8 +163,7 @@ def test_frames_and_lists():
     assert items[3].cond == {"activity": 3 / 7, "series": "b"} and items[3].raw == LISTED[3] and items[3].source == "row 4"
     pandas = pytest.importorskip("pandas")
     assert [i.raw for i in read(pandas.DataFrame(frame))[1]] == LISTED
-    listing = Listing(scan(frame).root, frame=LISTED)
-    assert MoleculeCodec.claims(listing).score == 1 and len(list(MoleculeCodec().read(listing))) == len(LISTED)
+    assert claim(scan(LISTED))[0] == "molecule" and [i.raw for i in read(LISTED)[1]] == LISTED
 
 
 def test_parquet(tmp_path):

@@ -93,8 +93,9 @@ def test_devices_and_pipes_are_never_opened(tmp_path):
 
 def test_frames_and_rows_in_memory():
     rows = [{"a": 1}]
-    assert scan(rows).frame is rows
-    for bad in (42, [], ["a"], None):
+    frame = scan(rows).frame
+    assert frame is not None and list(frame) == rows
+    for bad in (42, [], ["a", 1], None, [[]], object()):
         with pytest.raises(DataError):
             scan(bad)
 

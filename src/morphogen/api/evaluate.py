@@ -83,13 +83,10 @@ def plan_again(folder: Run) -> Plan:
     """The plan of a run, made again from its recipe and its data. Raises DataError when the data moved."""
     from morphogen.api.tuning import tuned_plan
 
-    source = folder.recipe["data"]["path"]
-    if not source or not Path(source).exists():
-        raise DataError(
-            "the data the run learned from are not there",
-            where=source or folder.path,
-            remedy="put them back: the report compares with them",
-        )
+    source = folder.source if folder.source is not None else folder.recipe["data"]["path"]
+    if isinstance(source, str) and not (source and Path(source).exists()):
+        remedy = "put them back: the report compares with them" if source else "hand over the Run that `train` returned"
+        raise DataError("the data the run learned from are not there", where=source or folder.path, remedy=remedy)
     parent = folder.recipe["data"].get("bridge")
     recall_worked_out(folder.path)
     if "tune" in folder.recipe:

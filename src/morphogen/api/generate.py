@@ -10,6 +10,7 @@ from typing import Any
 from morphogen.api.common import Watch, check_count, device_of
 from morphogen.api.drawing import Drawn, Said, Wish, sampling_of
 from morphogen.api.writing import way_to, write
+from morphogen.codecs.rows import raws_of
 from morphogen.errors import UsageError
 from morphogen.files import check_output
 from morphogen.run import Run
@@ -22,7 +23,7 @@ def generate(
     n: int = 16,
     seed: int = 0,
     cond: dict[str, Any] | None = None,
-    given: str | Path | Sequence[Any] | None = None,
+    given: Any = None,
     valid: bool = False,
     steps: int | None = None,
     guidance: float | None = None,
@@ -51,7 +52,7 @@ def generate(
         check_output(Path(out), force=force, inputs=(folder.path,))
     model = folder.model(device_of(device))
     origin = given if isinstance(given, str | Path) else None
-    known: Any = read_given(model, origin) if origin else given
+    known: Any = read_given(model, origin) if origin else given if given is None else raws_of(given)
     wish = Wish(seed, n, dict(cond or {}), known, valid, metadata=metadata)
     wishes = {"steps": steps, "guidance": guidance, **(sampling or {})}
     drawn = Drawn(model, wish, sampling_of(model, wishes), batch=batch or 0, watch=watch)

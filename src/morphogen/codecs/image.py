@@ -13,7 +13,8 @@ import numpy as np
 
 from morphogen import files, spaces
 from morphogen.codecs.framing import as_image, channels_of, resize
-from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, looks_like_picture, read_picture
+from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, looks_like_picture, picture_of, read_picture
+from morphogen.codecs.rows import numbered, picture_column
 from morphogen.codecs.sources import METADATA, Listing, Skips, class_folders, group_of, read_metadata, read_utf8, said_about
 from morphogen.contracts import Claim, Given, Item
 from morphogen.errors import DataError, UsageError, suggest
@@ -64,8 +65,11 @@ class ImageCodec:
     # ---------------------------------------------------------------- files
     @staticmethod
     def claims(listing: Listing) -> Claim:
-        """The share of picture files among all but metadata and captions."""
-        if listing.frame is not None or not listing.files:
+        """The share of picture files among all but metadata and captions; a column of pictures in rows."""
+        if (table := listing.look()) is not None:
+            column = picture_column(table)
+            return Claim(0.99 if column else 0.0, f"pictures in column '{column}'" if column else "rows without pictures")
+        if not listing.files:
             return Claim(0.0, "no files")
         pictures = [file for file in listing.files if file.suffix.lower() in SUFFIXES or file.suffix.lower() in REFUSED]
         if not pictures:
@@ -81,6 +85,9 @@ class ImageCodec:
         Raises DataError at the end when nothing, or less than 99 %, was usable.
         """
         self.skips, self.notes = Skips(), []
+        if listing.look() is not None:
+            yield from self._read_rows(listing)
+            return
         paths = [file for file in listing.files if _is_picture(file)]
         if not paths:
             kinds = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in listing.by_suffix().most_common(4))
@@ -92,7 +99,7 @@ class ImageCodec:
         unmatched.check(len(about) + unmatched.count)
         classes = class_folders(listing, paths)
         texts = {file for file in listing.files if file.suffix.lower() == ".txt"}
-        kept = 2 * (max(self.config.size, self.config.height, self.config.width) or self.config.limit)
+        kept = self._kept
         found: Counter[str] = Counter()
         for path in paths:
             try:
@@ -110,6 +117,31 @@ class ImageCodec:
             yield Item(raw, cond, group or group_of(raw), listing.name_of(path))
         self.notes += [f"{count:,} {note}" for note, count in found.items()]
         self.skips.check(len(paths))
+
+    def _read_rows(self, listing: Listing) -> Iterator[Item]:
+        """Pictures in a column; what stands beside them is said about them."""
+        tables, total, kept = listing.tables(), 0, self._kept
+        column = picture_column(tables[0])
+        if not column:
+            raise DataError("no column of pictures", where=listing.root, remedy="give uint8 pixels, Pillow images or files as bytes")
+        found: Counter[str] = Counter()
+        for place, row in numbered(tables):
+            total += 1
+            try:
+                raw, notes = picture_of(row.pop(column, None), place, kept)
+            except DataError as error:
+                self.skips.add(place, f"{error.what}: {error.remedy}")
+                continue
+            found.update(notes)
+            cond, group = said_about(row)
+            yield Item(raw, cond, group or group_of(raw), place)
+        self.notes += [f"{count:,} {note}" for note, count in found.items()]
+        self.skips.check(total)
+
+    @property
+    def _kept(self) -> int:
+        """The shorter side beyond which a picture is shrunk while it is read."""
+        return 2 * (max(self.config.size, self.config.height, self.config.width) or self.config.limit)
 
     def read_given(self, path: Path) -> list[Path]:
         """The picture files that `generate --given` fills."""

@@ -6,6 +6,7 @@ Pillow are ever reached: every other one is attack surface without use.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import struct
@@ -14,10 +15,12 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from morphogen.codecs import rows
 from morphogen.errors import DataError
 
 # What is wrong with a picture is said once, by the error; without a handler Python would print Pillow's log lines as well.
@@ -46,7 +49,7 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 
 
-def head_of(path: Path) -> bytes:
+def head_of(path: Path | Kept) -> bytes:
     """The first 1,024 bytes. Raises DataError when the file cannot be opened."""
     try:
         with path.open("rb") as file:
@@ -129,7 +132,7 @@ def check_claim(kind: str, head: bytes, size: tuple[int, int], held: int, path: 
         raise DataError(f"{size[0]}×{size[1]} pixels cannot be in {held:,} bytes", where=path, remedy="the file is damaged: copy it again")
 
 
-def check_png_data(path: Path) -> None:
+def check_png_data(path: Path | Kept) -> None:
     """Compare the checksums of a PNG's pixel chunks, which Pillow leaves unread. Raises DataError at the first that is wrong."""
     with path.open("rb") as file:
         file.seek(8)
@@ -145,7 +148,39 @@ def check_png_data(path: Path) -> None:
                 raise DataError("damaged PNG (wrong checksum)", where=path, remedy="copy or convert it again")
 
 
-def read_picture(path: Path, shrink: int = 0) -> tuple[np.ndarray, list[str]]:
+class Kept:
+    """A file in memory, as far as `read_picture` looks at one; `where` is what messages call it."""
+
+    suffix = ""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        self.data, self.where = data, where
+
+    def open(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self.data)
+
+    def stat(self) -> os.stat_result:
+        return os.stat_result((0, 0, 0, 0, 0, 0, len(self.data), 0, 0, 0))
+
+    def __str__(self) -> str:
+        return self.where
+
+
+def picture_of(cell: Any, where: str, shrink: int = 0) -> tuple[np.ndarray, list[str]]:
+    """`read_picture` of a cell that `rows.is_picture`: pixels, a Pillow image, or a file as bytes. Raises DataError."""
+    data = rows.bytes_of(cell)
+    if data is not None:
+        return read_picture(Kept(data, where), shrink)
+    if isinstance(cell, np.ndarray):
+        return cell if cell.ndim == 3 else cell[..., None], []
+    notes: list[str] = []
+    if not isinstance(cell, Image.Image):
+        raise DataError("no picture", where=where, remedy="give uint8 pixels, a Pillow image or the bytes of a file")
+    check_size(cell.size, where)
+    return _upright_pixels(cell.copy(), shrink, notes), list(dict.fromkeys(notes))
+
+
+def read_picture(path: Path | Kept, shrink: int = 0) -> tuple[np.ndarray, list[str]]:
     """(uint8 (H, W, C) with C in {1, 3, 4}, what was converted) of the first frame, turned upright by its EXIF tag.
 
     `shrink`: a larger shorter side is reduced to it (0 = never). Raises DataError for all that is not a whole picture.
@@ -165,13 +200,13 @@ def read_picture(path: Path, shrink: int = 0) -> tuple[np.ndarray, list[str]]:
     if kind == "PNG":
         check_png_data(path)
     try:
-        with warnings.catch_warnings():  # Pillow only warns of bombs and odd tags; the checks here decide
+        with warnings.catch_warnings(), path.open("rb") as file:  # Pillow only warns of bombs and odd tags; the checks here decide
             warnings.simplefilter("ignore")
-            with _hushed() if kind == "TIFF" else contextlib.nullcontext(), Image.open(path, formats=FORMATS) as image:
+            with _hushed() if kind == "TIFF" else contextlib.nullcontext(), Image.open(file, formats=FORMATS) as image:
                 check_size(image.size, path)
                 return _upright_pixels(image, shrink, notes), list(dict.fromkeys(notes))
-    except DataError:
-        raise
+    except DataError as error:
+        raise DataError(error.what, where=path, remedy=error.remedy) from None
     except Exception as error:  # hostile bytes make decoders raise anything, struct.error and RecursionError included
         raise DataError(f"damaged {kind} ({error})", where=path, remedy="copy or convert it again") from None
 
@@ -228,7 +263,7 @@ def _check_memory(image: Image.Image, factor: int, hidden: int) -> None:
     stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
     if hidden + stored * pixels + 12 * pixels // factor**2 > MAX_BYTES:
         what = f"{image.width}×{image.height} pixels would take more than {MAX_BYTES >> 20} MiB to read"
-        raise DataError(what, where=getattr(image, "filename", ""), remedy="scale it down first")
+        raise DataError(what, remedy="scale it down first")
 
 
 def _in_bands(image: Image.Image, factor: int, notes: list[str]) -> Image.Image:
@@ -294,7 +329,7 @@ def _deep_grey(image: Image.Image, notes: list[str]) -> Callable[[Image.Image], 
     def convert(part: Image.Image) -> Image.Image:
         values = np.asarray(part).astype(np.float64)
         if not np.isfinite(values).all():
-            raise DataError("holds values that are no numbers", where=getattr(image, "filename", ""), remedy="replace NaN and infinities")
+            raise DataError("holds values that are no numbers", remedy="replace NaN and infinities")
         return Image.fromarray(np.rint((values - shift) * scale).astype(np.uint8))
 
     return convert

@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from morphogen.errors import DataError
+from morphogen.codecs import rows
+from morphogen.errors import DataError, MorphogenError
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 CAPTIONS = ("caption", "captions", "text")
 GROUPS = ("group", "source")
 SPLITS = frozenset({"train", "training", "test", "testing", "valid", "validation", "val", "dev", "eval"})
+# What `datasets` writes beside its Arrow files.
+ABOUT_ARROW = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
 LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "__pycache__"})
 NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?|[+-]?\.[0-9]+", re.ASCII)
 DEPTH = 64
@@ -30,15 +33,31 @@ DEPTH = 64
 
 @dataclass(frozen=True)
 class Listing:
-    """The files below `root`, sorted by path, or a table already in memory (`frame`; then `files` is empty).
+    """The files below `root`, sorted by path, or what is in memory already (`frame`; then `files` is empty).
 
     `left_out`: what was found and not listed (symlinks that lead outside, devices), one line each.
     """
 
     root: Path
     files: tuple[Path, ...] = ()
-    frame: Any = None
+    frame: rows.Rows | None = None
     left_out: tuple[str, ...] = ()
+
+    def tables(self) -> list[rows.Rows]:
+        """What is in memory, or each Parquet and Arrow file. Raises DataError for a damaged one, ResourceError without pyarrow."""
+        if self.frame is not None:
+            return [self.frame]
+        return [rows.of_file(file, self.name_of(file)) for file in self.files if file.suffix.lower() in rows.FILES]
+
+    def look(self) -> rows.Rows | None:
+        """The first of `tables`, for claims; None where there is none, other files are more, or it cannot be read."""
+        found = [file for file in self.files if file.suffix.lower() in rows.FILES]
+        if self.frame is not None or 2 * len(found) <= len(self.files):
+            return self.frame
+        try:
+            return rows.of_file(found[0], self.name_of(found[0]))
+        except MorphogenError:
+            return None
 
     def by_suffix(self) -> Counter[str]:
         """How many files have each ending, lower case with the dot ("" = none)."""
@@ -75,7 +94,7 @@ class Skips:
 
 # ------------------------------------------------------------------- discovery
 def scan(source: Any) -> Listing:
-    """List a file, a folder (hidden files left out, links followed only inside it), or wrap a data frame.
+    """List a file, a folder (hidden files left out, links followed only inside it), or wrap what is in memory (`rows.of_object`).
 
     Raises DataError when the path is missing, empty, unreadable or not a regular file or folder.
     """
@@ -93,17 +112,19 @@ def scan(source: Any) -> Listing:
     if not stat.S_ISDIR(mode):
         raise DataError("not a regular file or folder", where=path, remedy="devices and pipes are never read; give a file or a folder")
     files, left_out = _walk(path)
+    if any(file.suffix.lower() == ".arrow" for file in files):
+        files = [file for file in files if file.name not in ABOUT_ARROW]
     if not files:
         raise DataError("the folder holds no files", where=path, remedy="; ".join(left_out[:3]) or "put the data there")
     return Listing(path, tuple(files), None, tuple(left_out))
 
 
 def _in_memory(source: Any) -> Listing:
-    if hasattr(source, "columns") or (isinstance(source, list | tuple) and source and all(isinstance(row, dict) for row in source)):
-        if len(source) == 0:
-            raise DataError("the table has no rows", remedy="give at least one row")
-        return Listing(Path("."), frame=source)
-    raise DataError(f"cannot read data from {type(source).__name__}", remedy="give a path, a data frame or a list of row dicts")
+    found = rows.of_object(source)
+    if found is None:
+        remedy = "give a path, a data frame, an array, or a list of rows, texts or pictures"
+        raise DataError(f"cannot read data from {type(source).__name__}", remedy=remedy)
+    return Listing(Path("."), frame=found)
 
 
 def _nearby(path: Path) -> str:

@@ -158,7 +158,10 @@ def check_looks(codec: Any, raws: Sequence[Any]) -> None:
 
 
 def check_write(codec: Any, raws: Sequence[Any], folder: Path) -> None:
-    """What is written exists, is what was said, and is read again as as many items that encode alike."""
+    """What is written exists, is what was said, and is read again as as many items that encode alike.
+
+    A codec that writes the same items in several forms reads them from one of the files.
+    """
     name = "out" + getattr(codec, "output", OUTPUT[codec.preview(raws)["kind"]])
     before = [plain(raw) for raw in raws]
     with promised("write must write items, each with its metadata"):
@@ -166,9 +169,15 @@ def check_write(codec: Any, raws: Sequence[Any], folder: Path) -> None:
     must(paths and all(p.is_file() for p in paths), "write returns the files it wrote")
     must(all(p.resolve().is_relative_to(folder.resolve()) for p in paths), "write must write where it was told to")
     must([plain(raw) for raw in raws] == before, "write must not change the items")
-    with promised("read must read what write wrote"):
-        back = list(codec.read(scan(folder / name if (folder / name).exists() else paths[0])))
-    must(len(back) == len(raws), f"read must find what write wrote: {len(back)} items of {len(raws)}")
+    back, why = [], ""
+    for place in [p for p in (folder / name, *paths) if p.exists()]:
+        try:
+            found = list(codec.read(scan(place)))
+        except Exception as error:  # a drawing beside the items, perhaps
+            why = f"{type(error).__name__}: {error}"
+            continue
+        back = found if len(back) != len(raws) else back
+    must(len(back) == len(raws), f"read must find what write wrote: {len(back)} items of {len(raws)} {why}".rstrip())
     for raw, item in zip(raws, back):
         with promised("what was written and read must encode"):
             same(codec.encode(raw), codec.encode(item.raw), "what was written must be read as it was", 1e-2)

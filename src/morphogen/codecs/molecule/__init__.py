@@ -17,6 +17,7 @@ import numpy as np
 from morphogen import spaces
 from morphogen.codecs.molecule import chemistry, outputs, rows, spelling
 from morphogen.codecs.molecule.workers import over
+from morphogen.codecs.rows import FILES
 from morphogen.codecs.sources import Listing, Skips
 from morphogen.contracts import Claim, Given, Grammar, Item
 from morphogen.errors import DataError, FormatError, UsageError, suggest
@@ -240,7 +241,7 @@ class MoleculeCodec:
 
     def read_given(self, path: Path) -> list[str]:
         """What `generate --given` completes: the SMILES of a table, else every line of a file."""
-        if path.suffix.lower() in rows.TABLES | rows.LINES | rows.PARQUET:
+        if path.suffix.lower() in {*rows.TABLES, *rows.LINES, *FILES}:
             return [row.text for row in rows.rows_of(Listing(path.parent, (path,)), self.config.column, self.skips)]
         return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.codecs.molecule.spelling import LONGEST, looks_like, looks_like_column
-from morphogen.codecs.sources import NUMBER, Listing, Skips, json_lines, read_utf8
-from morphogen.errors import DataError, UsageError, needs, suggest
+from morphogen.codecs.rows import FILES, Rows, numbered, of_file
+from morphogen.codecs.sources import NUMBER, Listing, Skips, json_lines, read_utf8, strict_json
+from morphogen.errors import DataError, MorphogenError, UsageError, suggest
 
 TABLES = frozenset({".csv", ".tsv", ".tab"})
 LINES = frozenset({".jsonl", ".ndjson"})
-PARQUET = frozenset({".parquet", ".pq"})
 PLAIN = frozenset({".smi", ".smiles", ".ism", ".can"})
 SDF = frozenset({".sdf", ".sd", ".mol"})
-SUFFIXES = TABLES | LINES | PARQUET | PLAIN | SDF | {".txt"}
+SUFFIXES = TABLES | LINES | frozenset(FILES) | PLAIN | SDF | {".txt"}
 NAMED = re.compile(r"smiles|^smi$|^structure$|^mol(ecule)?$", re.IGNORECASE)
 BLOCK = 20_000  # lines of one record; 999 atoms and their bonds need two thousand
 FEW = 6  # columns beside the SMILES that are not numbers: names and ids. More make it a table that has a SMILES in it
@@ -40,7 +40,7 @@ class Row:
 def claim_of(listing: Listing) -> tuple[float, str]:
     """(score, why) of a listing; looks at the first lines of the first files."""
     if listing.frame is not None:
-        found = _column_of_frame(listing.frame)
+        found = _column_of(listing.frame)
         return (1.0, f"SMILES in column '{found}'") if found else (0.0, "")
     files = [f for f in listing.files if f.suffix.lower() in SUFFIXES]
     if not files:
@@ -57,18 +57,18 @@ def _claim_file(file: Path) -> str:
     try:
         if suffix in SDF:
             return "structure files" if _is_sdf(file) else ""
-        if suffix in PARQUET:
-            names, columns = _parquet_head(file)
-        else:
-            head = _head(file)
-            if suffix in PLAIN or suffix == ".txt":
-                lines = [line for line in head.splitlines()[:LOOKED] if line.strip()]
-                lines = lines[1:] if suffix in PLAIN and not looks_like(lines[0].split()[0]) else lines
-                if suffix == ".txt" and any(len(line.split()) > 2 for line in lines):
-                    return ""
-                return "one SMILES a line" if lines and looks_like_column(lines, named=suffix in PLAIN) else ""
-            names, columns = _lines_head(head) if suffix in LINES else _table_head(head)
-    except (OSError, ValueError, DataError, IndexError, csv.Error):
+        if suffix in FILES:
+            found = _column_of(of_file(file))
+            return f"SMILES in column '{found}'" if found else ""
+        head = _head(file)
+        if suffix in PLAIN or suffix == ".txt":
+            lines = [line for line in head.splitlines()[:LOOKED] if line.strip()]
+            lines = lines[1:] if suffix in PLAIN and not looks_like(lines[0].split()[0]) else lines
+            if suffix == ".txt" and any(len(line.split()) > 2 for line in lines):
+                return ""
+            return "one SMILES a line" if lines and looks_like_column(lines, named=suffix in PLAIN) else ""
+        names, columns = _lines_head(head) if suffix in LINES else _table_head(head)
+    except (OSError, ValueError, MorphogenError, IndexError, csv.Error):
         return ""
     found = find_column(names, columns)
     return f"SMILES in column '{found}'" if found and _simple(names, columns, found) else ""
@@ -99,18 +99,10 @@ def _delimiter(head: str) -> str:
 
 
 def _lines_head(head: str) -> tuple[list[str], list[list[str]]]:
-    import json
-
-    rows = [json.loads(line) for line in head.splitlines()[:LOOKED] if line.strip()]
+    rows = [strict_json(line) for line in head.splitlines()[:LOOKED] if line.strip()]
     rows = [row for row in rows if isinstance(row, dict)]
     names = list(dict.fromkeys(k for row in rows for k in row))
     return names, [[_cell(row.get(name)) for row in rows] for name in names]
-
-
-def _parquet_head(file: Path) -> tuple[list[str], list[list[str]]]:
-    parquet = needs("pyarrow.parquet", "table", "reading Parquet")
-    batch = next(parquet.ParquetFile(file).iter_batches(batch_size=LOOKED))
-    return list(batch.schema.names), [[_cell(v) for v in column.to_pylist()] for column in batch.columns]
 
 
 def _cell(value: Any) -> str:
@@ -131,28 +123,17 @@ def _simple(names: Sequence[str], columns: Sequence[Sequence[str]], found: str) 
     return len(words) <= FEW
 
 
-def _column_of_frame(frame: Any) -> str:
-    if isinstance(frame, list | tuple) and all(isinstance(v, str) for v in frame):
-        return "list" if looks_like_column(frame[:LOOKED], named=False) else ""
-    names, columns = _frame_columns(frame, LOOKED)
-    found = find_column(names, [[_cell(v) for v in values] for values in columns])
-    return found if found and _simple(names, [[_cell(v) for v in values] for values in columns], found) else ""
-
-
-def _frame_columns(frame: Any, most: int | None = None) -> tuple[list[str], list[list[Any]]]:
-    if isinstance(frame, list | tuple):
-        names = list(dict.fromkeys(str(k) for row in frame[:most] for k in row))
-        return names, [[row.get(name) for row in frame[:most]] for name in names]
-    head = frame if most is None else frame.head(most)
-    names = list(head.columns)
-    return [str(n) for n in names], [list(head[n]) for n in names]
+def _column_of(table: Rows) -> str:
+    names, columns = table.names, [[_cell(v) for v in column] for column in table.head(LOOKED)]
+    found = find_column(names, columns)
+    return found if found and _simple(names, columns, found) else ""
 
 
 # ------------------------------------------------------------------- rows
 def rows_of(listing: Listing, column: str, skips: Skips) -> Iterator[Row]:
     """Every row of every file, as it stands. Raises DataError when a file cannot be read or has no SMILES column."""
     if listing.frame is not None:
-        yield from _frame_rows(listing.frame, column)
+        yield from _dicts(list(numbered([listing.frame])), column, "the table")
         return
     chosen = [f for f in listing.files if f.suffix.lower() in SUFFIXES] or list(listing.files)
     for file in chosen:
@@ -162,21 +143,12 @@ def rows_of(listing: Listing, column: str, skips: Skips) -> Iterator[Row]:
         elif suffix in LINES:
             rows = [(f"{name}:{number}", row) for number, row in json_lines(file, skips)]
             yield from _dicts(rows, column, file)
-        elif suffix in PARQUET:
-            yield from _parquet_rows(file, name, column)
+        elif suffix in FILES:
+            yield from _dicts(list(numbered([of_file(file, name)])), column, file)
         elif suffix in TABLES:
             yield from _csv_rows(file, name, column, skips)
         else:
             yield from _plain_rows(file, name)
-
-
-def _frame_rows(frame: Any, column: str) -> Iterator[Row]:
-    if isinstance(frame, list | tuple) and all(isinstance(v, str) for v in frame):
-        yield from (Row(f"row {i + 1}", text.strip(), {}) for i, text in enumerate(frame))
-        return
-    names, columns = _frame_columns(frame)
-    rows = [(f"row {i + 1}", dict(zip(names, row))) for i, row in enumerate(zip(*columns))]
-    yield from _dicts(rows, column, "the table")
 
 
 def _dicts(rows: Sequence[tuple[str, dict[str, Any]]], column: str, where: object) -> Iterator[Row]:
@@ -226,17 +198,6 @@ def _csv_rows(file: Path, name: str, column: str, skips: Skips) -> Iterator[Row]
             skips.add(place, f"{len(row)} cells under {len(names)} columns")
         else:
             yield Row(place, _first(row[at]), {n: v for i, (n, v) in enumerate(zip(names, row)) if i != at})
-
-
-def _parquet_rows(file: Path, name: str, column: str) -> Iterator[Row]:
-    parquet = needs("pyarrow.parquet", "table", "reading Parquet")
-    arrow = needs("pyarrow", "table", "reading Parquet")
-    try:
-        rows = parquet.read_table(file).to_pylist()
-    except (arrow.ArrowException, OSError) as error:
-        what = f"not readable as Parquet ({str(error).splitlines()[0][:120]})"
-        raise DataError(what, where=file, remedy="the file is damaged; export it again") from None
-    yield from _dicts([(f"{name} (row {i + 1})", row) for i, row in enumerate(rows)], column, file)
 
 
 def _plain_rows(file: Path, name: str) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from morphogen import files
+from morphogen.codecs.rows import FILES, Rows, of_file
 from morphogen.codecs.sources import Listing, Skips, json_lines
 from morphogen.codecs.table import values as V
 from morphogen.codecs.table.columns import Column, cell
@@ -18,7 +19,7 @@ from morphogen.errors import DataError, UsageError, needs
 
 TEXT = (".csv", ".tsv", ".tab")
 LINES = (".jsonl", ".ndjson")
-KNOWN = (*TEXT, *LINES, ".parquet", ".pq")
+KNOWN = (*TEXT, *LINES, *FILES)
 SHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods")
 DELIMITERS = ",;\t|"
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width ones run in some editions
@@ -41,7 +42,7 @@ class Source:
 def sources(listing: Listing, encoding: str, limit: int, notes: list[str]) -> list[Source]:
     """The tables of a listing, all with the same columns. Raises DataError naming the file when there are none or they differ."""
     if listing.frame is not None:
-        found = [(Path("frame"), _frame(listing.frame))]
+        found = [(Path("frame"), _of_rows(listing.frame))]
     else:
         chosen = [f for f in listing.files if f.suffix.lower() in KNOWN]
         sheets = [f for f in listing.files if f.suffix.lower() in SHEETS]
@@ -80,8 +81,8 @@ def _open(path: Path, encoding: str, notes: list[str]) -> Source:
         head = file.read(8192)
     if not head.strip(b"\xef\xbb\xbf \t\r\n"):
         raise DataError("the file is empty", where=path, remedy="give a table with a header and rows")
-    if path.suffix.lower() in (".parquet", ".pq"):
-        return _parquet(path)
+    if path.suffix.lower() in FILES:
+        return _of_rows(of_file(path))
     kind = {b"PK\x03\x04": "a spreadsheet or zip archive", b"\x1f\x8b": "gzip-compressed", b"PAR1": "Parquet"}
     for magic, what in kind.items():
         if head.startswith(magic):
@@ -208,51 +209,14 @@ def _jsonl(path: Path) -> Source:
     return Source(tuple(names), True, rows, lambda number: f"{path}:{number}")
 
 
-def _parquet(path: Path) -> Source:
-    parquet = needs("pyarrow.parquet", "table", "reading Parquet")
-    arrow = needs("pyarrow", "table", "reading Parquet")
-    try:
-        names = tuple(parquet.ParquetFile(path).schema_arrow.names)
-    except (arrow.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
+def _of_rows(table: Rows) -> Source:
+    """What is in memory, or a Parquet or Arrow file."""
 
     def rows(skips: Skips) -> Iterator[tuple[int, Sequence[Any]]]:
-        start = 1
-        try:
-            for batch in parquet.ParquetFile(path).iter_batches():
-                cells = [[V.plain(v) for v in column.to_pylist()] for column in batch.columns]
-                yield from enumerate(zip(*cells), start)
-                start += batch.num_rows
-        except (arrow.ArrowException, OSError) as error:
-            raise _damaged(path, error) from None
+        for number, cells in enumerate(table.cells(), 1):
+            yield number, [V.plain(cell) for cell in cells]
 
-    return Source(_names(names, []), True, rows, lambda number: f"{path} (row {number})")
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    what = f"not readable as Parquet ({str(error).splitlines()[0][:120]})"
-    return DataError(what, where=path, remedy="the file is damaged; export it again")
-
-
-def _frame(frame: Any) -> Source:
-    """A pandas or polars frame, or a list of row dicts; only read, never changed."""
-    if isinstance(frame, list | tuple):
-        names: tuple[Any, ...] = tuple(dict.fromkeys(k for row in frame for k in row))
-        columns = [[row.get(n) for row in frame] for n in names]
-    elif hasattr(frame, "iloc"):
-        names = tuple(frame.columns)
-        columns = [frame.iloc[:, i].tolist() for i in range(len(names))]
-    else:
-        names = tuple(frame.columns)
-        columns = [list(frame[n]) for n in names]
-    if not names:
-        raise DataError("the table has no columns", remedy="give at least one column")
-
-    def rows(skips: Skips) -> Iterator[tuple[int, Sequence[Any]]]:
-        for number, row in enumerate(zip(*columns), 1):
-            yield number, [V.plain(v) for v in row]
-
-    return Source(_names([str(n) for n in names], []), True, rows, lambda number: f"row {number}")
+    return Source(_names(table.names, []), True, rows, lambda number: table.place(number - 1))
 
 
 # ------------------------------------------------------------------- writing

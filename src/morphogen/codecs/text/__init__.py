@@ -14,7 +14,7 @@ import numpy as np
 
 from morphogen import files, spaces
 from morphogen.codecs.sources import METADATA, Listing, Skips, json_lines, said_about
-from morphogen.codecs.text import pairs, passages
+from morphogen.codecs.text import columns, pairs, passages
 from morphogen.codecs.text.tokens import Tokeniser, hashed_grams, to_bytes, train_bpe
 from morphogen.contracts import Claim, Given, Item
 from morphogen.errors import DataError, UsageError
@@ -26,7 +26,6 @@ LINES = frozenset({".jsonl", ".ndjson"})
 MINIMUM = 64  # bytes: below that there is nothing to learn from
 SMALL = 300_000  # bytes of text up to which single bytes learn better than word pieces
 LONGEST = 4096  # tokens a passage may have when its length is found in the data
-BLOCKS = 50
 MASK = re.compile(r"<mask(?::([0-9]{1,5}))?>")
 SHAPES = {"lines": "one entry a line", "paragraphs": "entries separated by blank lines", "prose": "continuous prose, cut into passages"}
 
@@ -69,8 +68,10 @@ class TextCodec:
     # ---------------------------------------------------------------- files
     @staticmethod
     def claims(listing: Listing) -> Claim:
-        """The share of text files; JSON lines only if they have a `text` field."""
-        if listing.frame is not None or not listing.files:
+        """The share of text files; JSON lines only if they have a `text` field; rows with a column of that name."""
+        if (table := listing.look()) is not None:
+            return Claim(0.96 if (column := columns.text_column(table)) else 0.0, f"texts in column '{column}'")
+        if not listing.files:
             return Claim(0.0, "no files")
         found = [file for file in listing.files if _is_text(file)]
         rest = [file for file in listing.files if file.name.lower() in METADATA]
@@ -84,6 +85,11 @@ class TextCodec:
 
         Raises DataError when there is no text, or a single file is not text.
         """
+        if listing.look() is not None:
+            items, cuts = columns.read(listing, self.skips, lambda total: self._budget(total)[1])
+            self.notes += [f"{cuts:,} long texts were cut in pieces"] * (cuts > 0)
+            yield from self._without_leaks(items)
+            return
         chosen = [f for f in listing.files if _is_text(f) and f.name.lower() not in METADATA] or list(listing.files)
         budget = self._budget(sum(file.stat().st_size for file in chosen))
         found: Counter[str] = Counter()
@@ -117,7 +123,8 @@ class TextCodec:
         raws, cuts = passages.entries(text, shape, packed if shape == "prose" else entry)
         if cuts:
             self.notes.append(f"{cuts:,} entries longer than {entry:,} bytes were cut in pieces")
-        return [Item(raw, {}, _block(name, i, len(raws)) if alone else name, f"{name}:{i + 1}") for i, raw in enumerate(raws)], shape
+        group = lambda i: passages.block(name, i, len(raws)) if alone else name
+        return [Item(raw, {}, group(i), f"{name}:{i + 1}") for i, raw in enumerate(raws)], shape
 
     def _read_lines(self, file: Path, name: str, budget: int) -> list[Item]:
         rows: list[tuple[str, dict[str, Any], str, str | None]] = []
@@ -132,7 +139,7 @@ class TextCodec:
             for given, text in texts:
                 parts = [text] if given is not None or len(to_bytes(text)) <= budget else passages.packed(text, budget)
                 rows += [(part, cond, group, given) for part in parts]
-        return [Item(text, cond, group or _block(name, i, len(rows)), f"{name}:{i + 1}", given)
+        return [Item(text, cond, group or passages.block(name, i, len(rows)), f"{name}:{i + 1}", given)
                 for i, (text, cond, group, given) in enumerate(rows)]
 
     def _without_leaks(self, items: list[Item]) -> Iterator[Item]:
@@ -158,7 +165,8 @@ class TextCodec:
         return max(64, min(511 if single else 900, total // 32)), 1023 if single else 1536
 
     def _bytes(self, total: int) -> bool:
-        return self.config.tokens == "bytes" or (self.config.tokens == "auto" and total < SMALL)
+        few = total < SMALL and self.tokeniser.content is None  # a fitted codec reads by what it has
+        return self.config.tokens == "bytes" or (self.config.tokens == "auto" and few)
 
     # ---------------------------------------------------------------- tokens
     def fit(self, items: Sequence[Item]) -> None:
@@ -354,11 +362,6 @@ class CaptionCodec:
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.space, self.tokeniser = spaces.from_json(state["space"]), Tokeniser(state["tokenizer"])
-
-
-def _block(name: str, i: int, n: int) -> str:
-    """One of some fifty contiguous parts of a file: neighbours share a group, so a split does not leak them."""
-    return f"{name}#{i * min(BLOCKS, n) // n:02d}"
 
 
 def _is_text(file: Path) -> bool:
