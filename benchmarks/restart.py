@@ -207,7 +207,7 @@ class Trial:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--inside", type=int, default=100)
     parser.add_argument("--cases", type=int, default=len(CASES), help="how many of the families take part")

@@ -3,41 +3,33 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Draw = Callable[[int, torch.Size], Tensor]
 _here = threading.local()
 
 
 @contextlib.contextmanager
-def keyed(key: int) -> Iterator[None]:
-    """Inside, and in this thread alone, `drop` draws one mask after another from a stream that begins with `key`."""
-    before = getattr(_here, "streams", None), getattr(_here, "key", 0)
-    _here.streams, _here.key = {}, key
+def drawn(draw: Draw) -> Iterator[None]:
+    """Inside, and in this thread alone, the n-th `drop` takes its draws, uniform in 0 .. 1, from `draw(n, shape)`."""
+    before = getattr(_here, "draw", None), getattr(_here, "count", 0)
+    _here.draw, _here.count = draw, 0
     try:
         yield
     finally:
-        _here.streams, _here.key = before
+        _here.draw, _here.count = before
 
 
 def drop(x: Tensor, share: float, training: bool) -> Tensor:
     """x with a `share` of its elements set to 0 and the others divided by 1 - share (Srivastava et al. 2014); x itself out of training."""
     if not share or not training:
         return x
-    stream = None if torch.compiler.is_compiling() else _stream(x.device)
-    if stream is None:
+    draw: Draw | None = None if torch.compiler.is_compiling() else getattr(_here, "draw", None)
+    if draw is None:
         return F.dropout(x, share, True)
-    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - share, generator=stream)
-    return x * kept.div_(1 - share)
-
-
-def _stream(device: torch.device) -> torch.Generator | None:
-    streams = getattr(_here, "streams", None)
-    if streams is None:
-        return None
-    if device not in streams:
-        streams[device] = torch.Generator(device).manual_seed(_here.key)
-    return streams[device]
+    _here.count += 1
+    return torch.where(draw(_here.count, x.shape) < share, 0, x / (1 - share))

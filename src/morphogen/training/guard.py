@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -104,7 +105,7 @@ class Guard:
         self.roll_backs, self.row, self.high, self.late = self.roll_backs + 1, 0, 0, []
 
 
-def finite(state: dict[str, Tensor]) -> bool:
+def finite(state: Mapping[str, Tensor]) -> bool:
     """Whether every number of a state is one."""
     return all(bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point())
 

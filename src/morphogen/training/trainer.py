@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from morphogen.contracts import Adapts, Batch, Calibrates, Loss
 from morphogen.errors import Interrupted
 from morphogen.model import Model
-from morphogen.nets.dropout import keyed
+from morphogen.nets.dropout import Draw, drawn
 from morphogen.sampling import draws
 from morphogen.training import checkpoint
 from morphogen.training.data import Dataset, order
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Log = dict[str, Any]
 CHECKED = 512  # items a check of the held-out loss looks at, at most
-Hook = Callable[["Trainer", Log], None]
+Hook = Callable[["Trainer", Log], object]
 Warn = Callable[[str], None]
 
 
@@ -136,9 +136,7 @@ class Trainer:
         def work(module: nn.Module, mine: list[Batch]) -> list[Loss]:
             losses = []
             for i, batch in enumerate(mine):
-                # a window is named by the key of its first item, and so is what is dropped in it
-                key = int(draws.derive(batch.key[:1], f"dropout.{phase}"))
-                with keyed(key), self.lanes.loss(module, phase, i + 1 == len(mine)) as loss_of:
+                with drawn(dropped(batch.key, phase)), self.lanes.loss(module, phase, i + 1 == len(mine)) as loss_of:
                     loss = loss_of(batch, phase)
                     loss.total.backward()
                 losses.append(dataclasses.replace(loss, total=loss.total.detach()))
@@ -331,6 +329,18 @@ class Trainer:
             "dtype": "+".join(dtypes), "lanes": self.lanes.world, "batch": self.config.batch, "seed": self.seed,
             "data": self.data.fingerprint(),
         }  # fmt: skip
+
+
+def dropped(keys: Tensor, phase: str) -> Draw:
+    """Draws for drop-out that depend on an item's key alone, where rows are items: not on lanes, windows or neighbours."""
+
+    def draw(n: int, shape: torch.Size) -> Tensor:
+        name = f"dropout.{phase}"
+        if shape[0] == len(keys):
+            return draws.uniform(keys, name, n, tuple(shape[1:]))
+        return draws.uniform(keys[:1], name, n, (shape.numel(),)).view(shape)
+
+    return draw
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
