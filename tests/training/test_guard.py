@@ -47,9 +47,15 @@ def bad_gradient(made: Trainer, steps: set[int], value: float) -> None:
 
 
 def bad_row(made: Trainer, rows: set[int], value: float) -> None:
-    made.data.x, made.data.packed = made.data.rows(torch.arange(made.data.n)), None  # eight bits hold no such value
-    for row in rows:
-        (made.data._inner[0] if made.data._inner is not None else made.data.x)[row] = value
+    batch = made.data.batch
+
+    def worse(ids: torch.Tensor, *args: Any, plain: bool = False) -> Any:
+        out = batch(ids, *args, plain=plain)
+        if not plain:
+            out.x[torch.isin(ids, torch.tensor(sorted(rows)))] = value
+        return out
+
+    made.data.batch = worse  # type: ignore[method-assign]
 
 
 NAN, INF = math.nan, math.inf
