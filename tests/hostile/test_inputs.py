@@ -238,7 +238,10 @@ def one_line(err: str) -> str:
     return found[0]
 
 
-@pytest.mark.parametrize("name", TABLES)
+LARGE = {"text: 10 MB in one line"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in TABLES])
 def test_sec_inputs_end_as_they_should(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     files, given, status, says = TABLES[name]
     for file, content in files.items():
