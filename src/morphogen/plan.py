@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morphogen.codecs.held import conds_of, given_in, part_of
+from morphogen.codecs.held import conds_of, given_in, items_of, part_of
 from morphogen.config import SIZES, make
-from morphogen.contracts import Augments, Derives, Holds, Item, Pairs
+from morphogen.contracts import Augments, Derives, Item, Pairs
 from morphogen.errors import DataError, MorphogenError, UsageError, suggest
 from morphogen.files import read_json, write_json
 from morphogen.registry import PRESETS, entries, resolve, tried, usable
@@ -95,7 +95,7 @@ def read(
     own = tuple(c for c in cond if c not in getattr(kind, "derived", {}))
     first = {"first": own} if own and "first" in getattr(kind.Config, "__dataclass_fields__", {}) else {}
     reader = kind(make(kind.Config, {**(config or {}), **first}, "codec."))
-    items = reader.hold(listing) if isinstance(reader, Holds) else list(reader.read(listing))
+    items = items_of(reader, listing)
     reader.skips.check(len(items) + reader.skips.count)
     if not items:
         raise DataError("nothing to learn from", where=listing.root, remedy="the data hold no usable item")

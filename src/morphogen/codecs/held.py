@@ -6,7 +6,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from morphogen.contracts import Item
+from morphogen.contracts import Holds, Item
 
 
 class Store(Protocol):
@@ -35,6 +35,11 @@ class Held(Sequence[Item]):
     def __getitem__(self, i: slice) -> Held: ...
     def __getitem__(self, i: int | slice) -> Item | Held:
         return Held(self.store, self.ids[i]) if isinstance(i, slice) else self.store.item(int(self.ids[i]))
+
+
+def items_of(codec: Any, listing: Any) -> Sequence[Item]:
+    """All that a codec reads in a listing, held where it can."""
+    return codec.hold(listing) if isinstance(codec, Holds) else list(codec.read(listing))
 
 
 def part_of(items: Sequence[Item], ids: Any) -> Sequence[Item]:

@@ -200,9 +200,9 @@ class TableCodec:
     @staticmethod
     def _cells(items: Sequence[Item], column: Column) -> np.ndarray | None:
         """A column of items that are held by columns of these kinds."""
-        rows = items.store if isinstance(items, Held) else None
-        same = isinstance(rows, Rows) and rows.kinds.get(column.name) == column.kind
-        return rows.columns[column.name][items.ids] if same and isinstance(items, Held) else None
+        if not isinstance(items, Held) or not isinstance(items.store, Rows) or items.store.kinds.get(column.name) != column.kind:
+            return None
+        return items.store.columns[column.name][items.ids]
 
     def pack(self, items: Sequence[Item]) -> dict[str, np.ndarray]:
         """Field -> (N,) float32 of a number, the smallest whole numbers of a word. Raises DataError as `encode` does."""

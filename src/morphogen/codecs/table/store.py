@@ -5,7 +5,7 @@ import datetime as dt
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -272,7 +272,7 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def coded(cells: Sequence[Any], code: Callable[[Any], int], vocab: int) -> np.ndarray:
+def coded(cells: Iterable[Any], code: Callable[[Any], int], vocab: int) -> np.ndarray:
     """(N,) the id of each word, in the smallest whole numbers that hold `vocab` of them; `code` is asked once for each."""
     keys = list(map(typed, cells))
     table = {key: code(value) for key, value in dict(zip(keys, cells)).items()}
