@@ -58,7 +58,6 @@ def table(axis: str) -> str:
 
 def help_of(verb: str) -> str:
     """The help page of a verb, as printed 100 columns wide."""
-    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     from morphogen.cli import build
 
     out = io.StringIO()
@@ -336,21 +335,30 @@ def _value(value: Any) -> str:
 WHOLE: dict[str, Callable[[], str]] = {"cli.md": cli, "options.md": options, "api.md": api, "figures.md": figures}
 
 
+def wanted(*, figures: bool = True) -> dict[Path, str]:
+    """Path -> text of every page with something generated in it; `figures`: those of the benchmarks, too."""
+    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    out = {PAGES / name: HEAD + make().rstrip() + "\n" for name, make in WHOLE.items() if figures or name != "figures.md"}
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        out[path] = BLOCK.sub(lambda m: m[1] + content(m["name"]) + m[3], path.read_text(encoding="utf-8"))
+    return out
+
+
+def stale(pages: dict[Path, str]) -> list[str]:
+    """Which pages are not as they should be."""
+    return [str(p.relative_to(ROOT)) for p, text in pages.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+
+
 def main() -> int:
     """Write or check everything. Exit code 1: out of date."""
-    stale = []
-    wanted = {PAGES / name: HEAD + make().rstrip() + "\n" for name, make in WHOLE.items()}
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        wanted[path] = BLOCK.sub(lambda m: m[1] + content(m["name"]) + m[3], path.read_text(encoding="utf-8"))
-    for path, fresh in wanted.items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != fresh:
-            stale.append(path)
-            if "--check" not in sys.argv:
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(fresh, encoding="utf-8")
-    if stale and "--check" in sys.argv:
-        print("out of date, run `make docs`: " + ", ".join(str(p.relative_to(ROOT)) for p in stale))
-        return 1
+    pages = wanted()
+    old = stale(pages)
+    if "--check" in sys.argv:
+        print("out of date, run `make docs`: " + ", ".join(old) if old else "the generated docs agree with the code")
+        return int(bool(old))
+    for name in old:
+        (ROOT / name).parent.mkdir(exist_ok=True)
+        (ROOT / name).write_text(pages[ROOT / name], encoding="utf-8")
     return 0
 
 

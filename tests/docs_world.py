@@ -27,8 +27,11 @@ NET = {"width": 16, "depth": 1}
 
 
 @contextlib.contextmanager
-def short_trainings() -> Iterator[None]:
-    """Trainings of a few steps of tiny nets: what a page asks for stays as printed, only the plan that comes of it is smaller."""
+def short_trainings(*, reports: bool = True) -> Iterator[None]:
+    """Trainings of a few steps of tiny nets: what a page asks for stays as printed, only the plan that comes of it is smaller.
+
+    `reports`: whether runs are judged, which takes longer than training them.
+    """
 
     def patched(original: Any) -> Any:
         def make_plan(data: Any, **wishes: Any) -> Any:
@@ -47,6 +50,8 @@ def short_trainings() -> Iterator[None]:
         module = importlib.import_module("morphogen.api.evaluate")
         judge = module.judge
         patch.setattr(module, "judge", lambda *a, n, **more: judge(*a, n=min(n or JUDGED, JUDGED), **more))
+        if not reports:
+            patch.setattr(module, "evaluate", lambda *a, **more: {"verdict": ""})
         yield
 
 
