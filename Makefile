@@ -34,7 +34,7 @@ test-all: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -m "not gpu"
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/pyright
 	$(BIN)/python -m docs.generate --check
 
