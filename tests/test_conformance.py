@@ -1,14 +1,17 @@
 """Everything in the registry passes the public checks: a new entry is tried without a line here."""
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from morphogen.config import NetConfig, make
 from morphogen.plan import claim, read
 from morphogen.registry import entries, resolve
+from morphogen.sampling import draws
 from morphogen.spaces import Array
 from morphogen.testing import Case, bridge_cases, check_bridge, check_codec, check_compiles, check_condition, check_family, check_metric
 from morphogen.testing.cases import family_cases
@@ -42,10 +45,10 @@ def test_bridge_keeps_its_promises(name: str, case: Case) -> None:
     check_bridge(case.make, case.batch.x, case.batch.mask)
 
 
-FORESTS = ("c2st", "tstr")  # grow a forest for each figure
+HEAVY = ("c2st", "tstr", "rare", "columns", "copying")  # grow a forest or resample the rows for each figure
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in FORESTS else ()) for n in entries("metric")])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in HEAVY else ()) for n in entries("metric")])
 def test_metric_keeps_its_promises(name: str) -> None:
     check_metric(resolve("metric", name))
 
@@ -72,12 +75,18 @@ def test_net_config_is_resolved() -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Small data sets by the codec that claims them."""
+    """Small data sets by the codec that claims them: those in tests/data, pictures, sentences and penguins."""
     from morphogen.codecs.sources import scan
-    from morphogen.samples import unpack
+    from morphogen.testing.metrics import sentences
 
+    here = tmp_path_factory.mktemp("data")
+    for i, keys in enumerate(draws.seeded(0, 40).split(1)):
+        (here / "pictures" / f"class {i % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = (draws.uniform(keys, "p", 0, (9, 7, 3))[0] * 256).byte().numpy()
+        Image.fromarray(pixels).save(here / "pictures" / f"class {i % 2}" / f"{i}.png")
+    (here / "words.txt").write_text("\n".join(sentences(200, 0)) + "\n")
+    (here / "penguins.csv").write_bytes(resources.files("morphogen.samples").joinpath("penguins.csv").read_bytes())
     found: dict[str, list[Path]] = {}
-    small = sorted((Path(__file__).parent / "data").iterdir())
-    for path in [*unpack(tmp_path_factory.mktemp("samples") / "data").values(), *small]:
+    for path in sorted([*here.iterdir(), *(Path(__file__).parent / "data").iterdir()]):
         found.setdefault(claim(scan(path))[0], []).append(path)
     return found

@@ -306,6 +306,7 @@ class Family(Protocol):
 
     Class: `accepts` (Space types), `Config` and `Sampling` dataclasses. Instance: `space`, `config` (every derived
     value filled in), `infill` ("none" | "prefix" | "any"), `phases` (() for classical families, which have `fit`).
+    A class whose loss is not one graph for torch.compile says `compiles = False`.
     """
 
     accepts: ClassVar[tuple[type, ...]]

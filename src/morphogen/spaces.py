@@ -25,7 +25,7 @@ class Array:
     @property
     def size(self) -> int:
         """How many numbers one sample holds (ragged axes count once)."""
-        return prod(n or 1 for n in self.shape)
+        return prod([n or 1 for n in self.shape])  # a list: torch.compile reads no generators
 
 
 @dataclass(frozen=True)

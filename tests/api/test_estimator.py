@@ -23,6 +23,7 @@ pandas = pytest.importorskip("pandas")
 LEFT_OUT: dict[str, str] = {}
 
 
+@pytest.mark.slow
 @parametrize_with_checks([Synthesizer("cart", random_state=0)], expected_failed_checks=lambda estimator: LEFT_OUT)
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
@@ -98,6 +99,7 @@ def test_copies_and_run_folders(tmp_path: Path) -> None:
     assert len(morphogen.generate(tmp_path / "run", n=3)) == 3, "the folder is a run like any other"
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_neither_torch_nor_sklearn() -> None:
     script = "import sys, morphogen\nassert not {'torch', 'sklearn'} & set(sys.modules)\nmorphogen.Synthesizer"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -23,16 +23,16 @@ class Synthesizer(BaseEstimator):
     texts or pictures, a path. What is drawn has the form of X. Everything fitted lives in memory; `path` keeps the run folder,
     for every other verb.
 
-    Parameters: `family`, `size`, `minutes`, `steps`, `cond`, `options` and `device` as in `morphogen.train`; `random_state` an
+    Parameters: `family`, `minutes`, `steps`, `cond`, `options` and `device` as in `morphogen.train`; `random_state` an
     int, a RandomState or None. Fitted: `model_`, `n_features_in_` and `feature_names_in_` where X is a table.
     """
 
     def __init__(
-        self, family: str | None = None, *, size: str | None = None, minutes: float | None = None, steps: int | None = None,
+        self, family: str | None = None, *, minutes: float | None = None, steps: int | None = None,
         cond: Sequence[str] = (), options: dict[str, Any] | None = None, path: str | Path | None = None,
         device: str = "auto", random_state: Any = None,
     ) -> None:
-        self.family, self.size, self.minutes, self.steps = family, size, minutes, steps
+        self.family, self.minutes, self.steps = family, minutes, steps
         self.cond, self.options, self.path, self.device, self.random_state = cond, options, path, device, random_state
 
     def fit(self, X: Any, y: Any = None) -> Synthesizer:
@@ -45,7 +45,7 @@ class Synthesizer(BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with tempfile.TemporaryDirectory() as scratch:
             run = train(
-                data, self.path or Path(scratch) / "run", family=self.family, size=self.size, minutes=self.minutes, steps=self.steps,
+                data, self.path or Path(scratch) / "run", family=self.family, minutes=self.minutes, steps=self.steps,
                 seed=seed, cond=self.cond, options=self.options, device=self.device,
             )
             self.model_ = run.model()

@@ -129,6 +129,7 @@ class GAN(nn.Module):
     """
 
     accepts: ClassVar[tuple[type, ...]] = (Array,)
+    compiles = False  # its penalty is a gradient of a gradient
 
     Config, Sampling = GANConfig, GANSampling
 

@@ -72,6 +72,7 @@ class Masked(nn.Module):
 
     recipe: ClassVar[dict[str, Any]] = {"lr": 3e-3, "optimiser": "muon"}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
+    compiles = False  # it looks at the hidden positions only, as many as there are
 
     Config, Sampling = MaskedConfig, MaskedSampling
 

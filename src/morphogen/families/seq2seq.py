@@ -64,6 +64,7 @@ class Seq2Seq(nn.Module):
 
     recipe: ClassVar[dict[str, Any]] = {"lr": 3e-3, "optimiser": "muon"}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
+    compiles = False  # it looks at real positions only, as many as there are
     prefills: ClassVar[bool] = True  # a known beginning is read in one pass, so rows of one tile must know equally much
 
     Config, Sampling = Seq2SeqConfig, Seq2SeqSampling

@@ -41,9 +41,21 @@ def seeded(seed: int, n: int, *, first: int = 0, device: torch.device | str = "c
     return derive(index, f"seed.{seed}")
 
 
+def _crc(name: str) -> int:
+    """zlib.crc32 of a name; spelled out where torch.compile reads along, which cannot look into zlib."""
+    if not torch.compiler.is_compiling():
+        return zlib.crc32(name.encode())
+    value = 0xFFFFFFFF
+    for byte in name.encode():
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0xEDB88320 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
 def derive(keys: Tensor, name: str, step: int | Tensor = 0) -> Tensor:
     """New keys (B,) from keys (B,) int64. `step` is an int or one per row."""
-    salt = _signed(zlib.crc32(name.encode()) * 0x9E3779B97F4A7C15)
+    salt = _signed(_crc(name) * 0x9E3779B97F4A7C15)
     where = torch.as_tensor(step, dtype=torch.int64, device=keys.device)
     return _mix(_mix(keys + salt) + _mix(where * _AXES[1] + 1))
 

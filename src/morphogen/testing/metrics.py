@@ -68,7 +68,7 @@ def sentences(n: int, seed: int, noise: float = 0.0) -> list[str]:
     return [" ".join(f"the {pick(NOUNS)} {pick(VERBS)} a {pick(NOUNS)}" for _ in range(rng.integers(3, 9))) for _ in range(n)]
 
 
-def evidence(kind: str, n: int = 160, noise: float = 0.0) -> Evidence:
+def evidence(kind: str, n: int = 100, noise: float = 0.0) -> Evidence:
     """Evidence of known quality. `kind` is "rows" or "words"; the generated items follow the data's law, or none (`noise` 1)."""
     make = rows if kind == "rows" else sentences
     said = (lambda raw: {"label": raw["word"]}) if kind == "rows" else (lambda raw: {"letters": len(raw)})
