@@ -45,6 +45,7 @@ MANY_ARGUMENTS = {
     "api/compare.py:compare": "the verb's flags are fixed by contract",
     "api/demo.py:demo": "a verb",
     "api/tune.py:tune": "a verb",
+    "api/estimator.py:__init__": "scikit-learn's parameters are arguments",
     "api/score.py:score": "the verb's flags are fixed by contract",
     "api/latent.py:interpolate": "a verb",
     "api/latent.py:vary": "a verb",

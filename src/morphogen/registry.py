@@ -65,7 +65,8 @@ FAMILIES = {
     "ngram": Entry("morphogen.families.ngram:Ngram", "classical: interpolated Kneser-Ney or Witten-Bell counts; trains in seconds"),
     "mixture": Entry("morphogen.families.mixture:Mixture", "classical: Gaussian mixture by EM"),
     "latent_class": Entry(
-        "morphogen.families.latent_class:LatentClass", "classical: mixture of token shares by EM; exact, strong on small pictures of few levels"
+        "morphogen.families.latent_class:LatentClass",
+        "classical: mixture of token shares by EM; exact likelihood of small pictures with few levels",
     ),
     "kde": Entry("morphogen.families.kde:KDE", "classical: kernel density, a training row plus noise"),
     "cart": Entry("morphogen.families.cart:Cart", "classical: sequential decision trees, one field after another; hard to beat on tables"),

@@ -123,7 +123,7 @@ ODD = [None, 0, -1, 1, 3, 7, 10**6, 10**12, 2**63, 1e308, -0.5, True, False, "",
 
 def _damaged(folder: Path, n: int, seed: int) -> None:
     """Half the copies are damaged as bytes, half have odd values in one to three places."""
-    from tests.formats.mutation import mutants
+    from benchmarks.mutation import mutants
 
     path = folder / "config.json"
     good = path.read_bytes()

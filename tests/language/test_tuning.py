@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,8 @@ def test_resumed_is_what_it_would_have_been(
     own = Trainer.step
 
     def stopped(self: Any) -> Any:
-        if self.steps == 5:
-            raise KeyboardInterrupt
+        if self.steps == 4:
+            signal.raise_signal(signal.SIGINT)
         return own(self)
 
     with monkeypatch.context() as patch:
@@ -239,7 +240,7 @@ def test_matrices_that_others_hold_as_one() -> None:
     draw = torch.Generator().manual_seed(0)
     pairs = {n: (torch.randn(2, 6, generator=draw), torch.randn(rows, 2, generator=draw)) for n, rows in (("q", 4), ("k", 3), ("o", 5))}
     adapter = Adapter(pairs, {"q": 4.0, "k": 6.0, "o": 8.0})
-    out = fused(adapter, lambda path: "qk" if path in "qk" else path)
+    out = fused(adapter, {"qk": [("q", 4), ("k", 3)], "o": [("o", 5)]})
     assert set(out.pairs) == {"qk", "o"} and out.alpha["o"] == 8.0
     delta = lambda a, name: a.scale(name) * a.pairs[name][1] @ a.pairs[name][0]
     assert torch.allclose(delta(out, "qk"), torch.cat([delta(adapter, "q"), delta(adapter, "k")]), atol=1e-5)

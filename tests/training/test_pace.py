@@ -12,7 +12,9 @@ from morphogen.training.optim import TrainConfig, aimed, ema_decay, rate, retarg
 from morphogen.training.pace import Pace
 
 
-def drive(config: TrainConfig, minutes: float, length: Callable[[float], float], check: float = 0.0) -> tuple[TrainConfig, float, list[float]]:
+def drive(
+    config: TrainConfig, minutes: float, length: Callable[[float], float], check: float = 0.0
+) -> tuple[TrainConfig, float, list[float]]:
     """(config, seconds, factors of the rate) of a run whose step at time t takes length(t)."""
     now, done, factors = 0.0, 0, []
     pace = Pace(60 * minutes, clock=lambda: now)

@@ -74,10 +74,10 @@ class Dataset:
             if not plain and isinstance(x, Tensor) and self.known is None:
                 x = augment(x, keys, self.symmetry)
             x, mask = to(x, device), to(mask, device)
-            if self.with_given and (not plain or self.known is not None):
-                known = to(pick(self.known, ids), device)
-                if not plain:
-                    known = either(known, to(hide(self.model.codec.space, keys, rows_of(x)), device))
+            known = to(pick(self.known, ids), device)
+            if self.with_given and not plain:
+                known = either(known, to(hide(self.model.codec.space, keys, rows_of(x)), device))
+            if known is not None:
                 given = self.model.given_inward(Given(x, known))
             with torch.no_grad():
                 x, mask = self.model.inward(x, mask)
