@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -201,12 +202,17 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@functools.cache
+def alone(name: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    return learn(CASES[name])
+
+
 def same_as_one(folder: Path, kind: str, name: str) -> None:
     """ddp: two lanes of one process do the same sums in the same order, so all is equal to the bit.
 
     fsdp: gradients are equal too, but the norm that clips them is summed by parts: 1e-5 leaves room for that and for Adam.
     """
-    logs, state = learn(CASES[name])
+    logs, state = alone(name)
     theirs = load_file(folder / f"{kind}.{name}.safetensors")
     assert theirs.keys() == state.keys()
     rtol, atol = (0.0, 0.0) if kind == "ddp" else (1e-5, 1e-5)
@@ -236,7 +242,7 @@ def test_the_rest_of_the_cases(tmp_path: Path) -> None:
 
 def test_one_loss_is_the_same_in_one_lane(ran: Path) -> None:
     """The first loss, by one process that does not cut the batch at all: weights of all parts count alike."""
-    for kind, name in FAST:
+    for kind, name in ((kind, name) for kind, name in FAST if kind == "ddp"):
         first = trainer(CASES[name], lanes=1, windows=1).step()
         assert first == pytest.approx(json.loads((ran / f"{kind}.{name}.json").read_text())[0], rel=1e-5, abs=1e-6)
 
