@@ -97,7 +97,7 @@ def plan_again(folder: Run) -> Plan:
     )
 
 
-def _other_data(folder: Run, plan: Plan, data: Any) -> list[Item]:
+def _other_data(folder: Run, plan: Plan, data: Any) -> Sequence[Item]:
     name = folder.recipe["codec"]["name"]
     config = {k: v for k, v in folder.recipe["codec"].get("config", {}).items() if k != "first"}
     items = read(data, name, config)[-1]
@@ -124,7 +124,8 @@ def baseline_models(folder: Run, plan: Plan, watch: Watch, names: Sequence[str] 
 
 
 def judge(
-    model: Any, plan: Plan, train: list[Item], held: list[Item], baselines: dict[str, Any], *, n: int | None, seed: int, watch: Watch
+    model: Any, plan: Plan, train: Sequence[Item], held: Sequence[Item], baselines: dict[str, Any], *,
+    n: int | None, seed: int, watch: Watch,
 ) -> Judged:
     """Draw, score and measure one model beside its baselines."""
     from morphogen.evaluation.evidence import Evidence

@@ -41,11 +41,11 @@ class Opened:
         return self._plan
 
     @property
-    def train(self) -> list[Item]:
+    def train(self) -> Sequence[Item]:
         return self.plan.part(self.plan.train)
 
     @property
-    def held(self) -> list[Item]:
+    def held(self) -> Sequence[Item]:
         """At most HELD held-out items, spread over all of them."""
         every = self.plan.part(self.plan.held_out)
         return every[:: -(-len(every) // HELD)] if every else []
@@ -62,7 +62,7 @@ class Opened:
             self.watch.progress("measuring the training data", 1.0)
         return self._yard
 
-    def read(self, data: Any) -> list[Item]:
+    def read(self, data: Any) -> Sequence[Item]:
         """Items of a person's data through the run's codec. Raises DataError, also when there are none."""
         from morphogen.codecs.sources import scan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def _verdict(rows: list[dict[str, Any]], distance: np.ndarray, held: int) -> str
     )
 
 
-def _page(opened: Opened, items: list[Any], train: list[Any], distance: np.ndarray, index: np.ndarray, answer: dict[str, Any]) -> str:
+def _page(
+    opened: Opened, items: Sequence[Any], train: Sequence[Any], distance: np.ndarray, index: np.ndarray, answer: dict[str, Any]
+) -> str:
     from morphogen.evaluation.page import Copies, Lines, Page
     from morphogen.evaluation.report import render
 

@@ -156,7 +156,7 @@ class _Judge:
         sides = [self._scores([i.raw for i in side], self._odds(side, "trying made anomalies")) for side in (made, rest)]
         return {"on": what, "labels": False, "ways": separation(sides[0], sides[1], first, self.seed)}
 
-    def _made(self) -> tuple[list[Item], list[Item]]:
+    def _made(self) -> tuple[Sequence[Item], Sequence[Item]]:
         from morphogen.evaluation.anomaly import jumbled, mixed
 
         rng, codec = np.random.default_rng([self.seed, 5]), self.opened.codec
@@ -169,7 +169,7 @@ class _Judge:
 
 # ---------------------------------------------------------------- the answer
 def _answer(
-    judge: _Judge, items: list[Item], found: _Found, by: str, rate: float, sure: dict[str, Any], labels: np.ndarray | None
+    judge: _Judge, items: Sequence[Item], found: _Found, by: str, rate: float, sure: dict[str, Any], labels: np.ndarray | None
 ) -> dict[str, Any]:
     from morphogen.evaluation.anomaly import p_values, threshold
 
@@ -263,7 +263,7 @@ def _parts(codec: Any, item: Item, parts: Any) -> list[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------- labels
-def _labels(opened: Opened, data: Any, items: list[Item], label: str | None, normal: Sequence[str]) -> np.ndarray | None:
+def _labels(opened: Opened, data: Any, items: Sequence[Item], label: str | None, normal: Sequence[str]) -> np.ndarray | None:
     """(N,) True = odd, by the items' own labels; None without any."""
     if label is None:
         values = [item.cond.get("label") for item in items]
@@ -280,7 +280,7 @@ def _labels(opened: Opened, data: Any, items: list[Item], label: str | None, nor
     return odd
 
 
-def _column(opened: Opened, data: Any, items: list[Item], name: str) -> list[Any]:
+def _column(opened: Opened, data: Any, items: Sequence[Item], name: str) -> list[Any]:
     if all(name in item.cond for item in items):
         return [item.cond[name] for item in items]
     from morphogen.plan import read
@@ -296,7 +296,7 @@ def _column(opened: Opened, data: Any, items: list[Item], name: str) -> list[Any
 
 
 # ---------------------------------------------------------------- files
-def _write(opened: Opened, out: Path, items: list[Item], answer: dict[str, Any], found: _Found, force: bool) -> None:
+def _write(opened: Opened, out: Path, items: Sequence[Item], answer: dict[str, Any], found: _Found, force: bool) -> None:
     from morphogen.trust.provenance import stamp
 
     facts = {**opened.facts("score", out), **{k: answer[k] for k in ("by", "kind", "rate", "threshold", "held_out")}}
@@ -332,7 +332,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _heats(opened: Opened, items: list[Item], parts: list[Any], chosen: list[int]) -> list[tuple[int, bytes]]:
+def _heats(opened: Opened, items: Sequence[Item], parts: list[Any], chosen: list[int]) -> list[tuple[int, bytes]]:
     """(item, PNG) of pictures with their odd regions in red; nothing for what is no picture."""
     from morphogen.spaces import Array, Tokens
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def tuned_plan(run: Run, data: Any, *, seed: int, model: Any = None, minutes: fl
     return plan
 
 
-def loss_of(model: Any, items: list[Item]) -> float | None:
+def loss_of(model: Any, items: Sequence[Item]) -> float | None:
     """Mean loss over at most 512 items with fixed draws; None where losses do not compare (two nets against each other)."""
     from morphogen.training.data import Dataset
     from morphogen.training.trainer import held_out_loss
@@ -82,7 +83,7 @@ def loss_of(model: Any, items: list[Item]) -> float | None:
     return held_out_loss(model.family, Dataset(model, items[:512]))
 
 
-def own_held_out(base: Run, model: Any, watch: Any) -> list[Item]:
+def own_held_out(base: Run, model: Any, watch: Any) -> Sequence[Item]:
     """What the base held out of its own data, if they are still there."""
     from morphogen.api.evaluate import plan_again
     from morphogen.errors import MorphogenError

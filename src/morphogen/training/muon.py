@@ -39,11 +39,12 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonal_whole(g: Tensor) -> Tensor:
     """`orthogonal`, also of a matrix whose rows lie in several processes: each works on all of it and keeps its own rows."""
-    if not hasattr(g, "full_tensor"):
+    whole = getattr(g, "full_tensor", None)
+    if whole is None:
         return orthogonal(g)
     from morphogen.training.parallel import part_of
 
-    return part_of(orthogonal(g.full_tensor()), g)
+    return part_of(orthogonal(whole()), g)  # type: ignore[arg-type]
 
 
 def orthogonal(g: Tensor, steps: int = 5) -> Tensor:

@@ -95,7 +95,7 @@ def _closed(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     grid[loose] = OUTSIDE
     grid[around(part) & (grid == OUTSIDE)] = WALL
     box = around(part, corners=True)
-    grid[~(box.any(1)[:, None] & box.any(0))] = OUTSIDE
+    grid[~np.logical_and.outer(box.any(1), box.any(0))] = OUTSIDE
     near = box
     while True:  # walls that hang together with the level's own stay, islands of wall go
         wider = (near | around(near, corners=True)) & (grid == WALL)
