@@ -80,14 +80,15 @@ class Pace:
 
 def closing(trainer: Trainer) -> float:
     """Seconds from the last step to the saved model: what a family does at the end is tried on a part of the data, and forgotten."""
-    family, took = trainer.family, 0.0
-    if hasattr(family, "finish"):
-        kept = {k: v.clone() for k, v in family.state_dict().items()}
-        begun = time.monotonic()
-        some = min(trainer.data.n, 2048)
-        with torch.no_grad():
-            family.eval().finish(itertools.islice(trainer.data.batches(512), -(-some // 512)))
-        took = (time.monotonic() - begun) * trainer.data.n / some
-        family.load_state_dict(kept)
-    size = sum(t.numel() * t.element_size() for t in family.state_dict().values())
+    took = 0.0
+    with trainer.drawn() as family:  # whole, also where the one that is trained is in parts
+        if hasattr(family, "finish"):
+            kept = {k: v.clone() for k, v in family.state_dict().items()}
+            begun = time.monotonic()
+            some = min(trainer.data.n, 2048)
+            with torch.no_grad():
+                family.eval().finish(itertools.islice(trainer.data.batches(512), -(-some // 512)))
+            took = (time.monotonic() - begun) * trainer.data.n / some
+            family.load_state_dict(kept)
+        size = sum(t.numel() * t.element_size() for t in family.state_dict().values())
     return 0.3 + took + size / 1e8

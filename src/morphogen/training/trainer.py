@@ -193,7 +193,7 @@ class Trainer:
         return {k: self.lanes.whole(v) for k, v in weights.items()}
 
     @contextlib.contextmanager
-    def drawn(self) -> Iterator[nn.Module]:
+    def drawn(self) -> Iterator[Any]:
         """The family to draw from now: the average, or the weights themselves."""
         with self.lanes.drawn(self.ema.module if self.ema else self.family) as module:
             yield module
