@@ -331,7 +331,8 @@ def test_torchrun(tmp_path: Path, kind: str) -> None:
     assert two["main"] == pytest.approx(one["main"], rel=1e-5)
     again = torchrun("train", "d.csv", "--out", "run", *how, cwd=tmp_path)
     assert again.returncode != 0 and again.stderr.count("error[") == 1 and "exists already" in again.stderr
-    timed = torchrun("train", "d.csv", "--out", "timed", "--parallel", kind, "--family", "vae", "--minutes", "0.2", "--no-report", cwd=tmp_path)
+    minutes = ("--family", "vae", "--minutes", "0.2", "--no-report")
+    timed = torchrun("train", "d.csv", "--out", "timed", "--parallel", kind, *minutes, cwd=tmp_path)
     assert timed.returncode == 0, timed.stderr
     from morphogen.files import lock
 
