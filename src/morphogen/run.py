@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.config import asdict, make
-from morphogen.errors import FormatError
+from morphogen.errors import FormatError, MorphogenError
 from morphogen.files import read_json, write_bytes, write_json, write_text
 from morphogen.registry import resolve
 
@@ -115,6 +115,15 @@ class Run:
 
     def build(self, device: str = "cpu") -> Any:
         """The model with its codec, conditions and bridges, weights not yet loaded."""
+        try:
+            return self._assembled(device)
+        except MorphogenError:
+            raise
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            why = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+            raise FormatError(f"a part of the run is damaged ({why})", where=self.path, remedy="train it again") from None
+
+    def _assembled(self, device: str) -> Any:
         from morphogen.model import Model
 
         r = self.recipe

@@ -262,6 +262,8 @@ def _compare(files: dict[str, bytes], plan: _Plan, back: dict[str, bytes]) -> No
 
 
 def _same_build(there: dict[str, Any], here: dict[str, Any], where: Path) -> None:
+    if not isinstance(there, dict):
+        raise FormatError("the header does not say what made it", where=where, remedy="get the file again")
     for name, value in there.items():
         if here.get(name) != value:
             raise FormatError(f"made by a build that rounds differently ({name} {value} there, {here.get(name)} here)", where=where,
