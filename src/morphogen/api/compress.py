@@ -96,6 +96,9 @@ def decompress(
     if header.get("run") != mine:
         raise FormatError(f"made with another run (model {str(header.get('run'))[:12]}, this one is {mine[:12]})", where=source,
                           remedy="give the run it was compressed with")
+    empty = header.get("empty", [])
+    if not isinstance(header.get("kind"), str) or not isinstance(empty, list) or not all(isinstance(name, str) for name in empty):
+        raise FormatError("the header does not say what lies in the file", where=source, remedy="get the file again")
     begun = time.perf_counter()
     with alone():
         coder = Lossless(folder.model("cpu"), lambda share: watch.progress("decoding", share))
@@ -107,7 +110,7 @@ def decompress(
         write_bytes(out, next(iter(files.values())))
     else:
         with new_folder(out) as target:
-            for name in header["empty"]:
+            for name in empty:
                 (target / safe_name(name)).mkdir(parents=True, exist_ok=True)
             for name, data in files.items():
                 (target / safe_name(name)).parent.mkdir(parents=True, exist_ok=True)
