@@ -20,9 +20,11 @@ import torch
 import morphogen
 from benchmarks.common import WORK, fresh, record
 from morphogen import samples
+from morphogen.api.drawing import Drawn, Wish, sampling_of
 from morphogen.registry import FAMILIES
 from morphogen.run import Run
 from morphogen.sampling import draws
+from morphogen.trust import provenance
 
 TINY = {"net": {"size": "tiny", "width": 16, "depth": 1}, "training": {"previews": 0, "checks": 0, "batch": 16}}
 CASES = {  # family: the sample data it learns from, and what it is asked for
@@ -32,6 +34,7 @@ CASES = {  # family: the sample data it learns from, and what it is asked for
     "neighbour": ("digits", {}), "latent_class": ("digits", {}),
 }
 STAGES = {"vae + diffusion": ("kl", "diffusion"), "vae + autoregressive": ("vq", "autoregressive")}
+BATCHES = (1, 7, 64)
 OUT = {"digits": "", "penguins": ".csv", "lines": ".jsonl", "pairs": ".jsonl"}
 
 
@@ -69,10 +72,10 @@ def digest(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def tensors(run: Run, keys: torch.Tensor) -> list[bytes]:
+def tensors(model: Any, keys: torch.Tensor, sampling: Any = None) -> list[bytes]:
     """What the family draws for each key, before any codec, tile by tile in the order of `keys`."""
-    model, out = run.model(), []
-    for rows, part, _ in model.stream(keys):
+    out = []
+    for rows, part, _ in model.stream(keys, sampling=sampling):
         if part.done:
             parts = part.x if isinstance(part.x, dict) else {"": part.x}
             out += [b"".join(v[i].numpy().tobytes() for v in parts.values()) for i in range(len(rows))]
@@ -83,21 +86,26 @@ def same_raws(a: Any, b: Any) -> bool:
     return all(np.array_equal(x, y) if isinstance(x, np.ndarray) else x == y for x, y in zip(a, b, strict=True))
 
 
-def judge(run: Run, cond: dict[str, Any], ending: str, n: int, folder: Path) -> dict[str, int]:
-    """Counts of what is the same; every figure should be n (files: how many files of each drawing)."""
+def judge(run: Run, cond: dict[str, Any], ending: str, n: int, folder: Path, batches: tuple[int, ...] = BATCHES,
+          asked: dict[str, Any] | None = None) -> dict[str, int]:
+    """Counts of what is the same; every figure should be n (files: how many files of each drawing).
+
+    `batches` begins with 1 and 7. `asked`: fields of the family's Sampling.
+    """
     name, written = f"out{ending}", {}
-    for batch in (1, 7, 64):
-        morphogen.generate(run, fresh(folder / str(batch)) / name, n=n, seed=9, cond=cond, batch=batch)
+    for batch in batches:
+        morphogen.generate(run, fresh(folder / str(batch)) / name, n=n, seed=9, cond=cond, batch=batch, sampling=asked)
         written[batch] = digest(folder / str(batch))
-    files = sum(written[1][k] == written[7].get(k) == written[64].get(k) for k in written[1])
+    files = sum(all(other.get(k) == found for other in written.values()) for k, found in written[1].items())
     keys = draws.seeded(9, n)
-    straight, reverse = tensors(run, keys), tensors(run, keys.flip(0))[::-1]
     model = run.model()
-    forward, backward = model.generate(keys, batch=7), model.generate(keys.flip(0), batch=64)[::-1]
+    sampling = sampling_of(model, asked or {})
+    straight, reverse = tensors(model, keys, sampling), tensors(model, keys.flip(0), sampling)[::-1]
+    forward, backward = (model.generate(k, batch=b, sampling=sampling) for k, b in ((keys, 7), (keys.flip(0), batches[-1])))
     return {
         "files": files, "of": len(written[1]),
         "tensors": sum(a == b for a, b in zip(straight, reverse, strict=True)),
-        "items": sum(same_raws([a], [b]) for a, b in zip(forward, backward, strict=True)),
+        "items": sum(same_raws([a], [b]) for a, b in zip(forward, backward[::-1], strict=True)),
         "replayed": replayed(run, cond, ending, n, folder, name),
     }
 
@@ -112,9 +120,6 @@ def replayed(run: Run, cond: dict[str, Any], ending: str, n: int, folder: Path, 
     if morphogen.replay(whole, again / name).read_bytes() != whole.read_bytes():
         return 0
     # items of one file have one recipe: each is drawn alone by its index
-    from morphogen.api.drawing import Drawn, Wish, sampling_of
-    from morphogen.trust import provenance
-
     facts, model = provenance.read(whole), run.model()
     drawn = list(Drawn(model, Wish(9, n, facts["cond"]), sampling_of(model, facts["sampling"])))
     alone = (Drawn(model, Wish(9, 1, facts["cond"], first=i), sampling_of(model, facts["sampling"]))[0] for i in range(n))
