@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
@@ -152,14 +153,33 @@ def _followed(path: Path) -> Path:
         raise DataError("a path that leads nowhere", where=path, remedy="check its links and characters") from None
 
 
-def check_output(path: Path, *, force: bool = False, inputs: tuple[Path, ...] = ()) -> None:
-    """Refuse to overwrite, to write into an input, or over one. Raises UsageError or DataError before any work is done."""
+def nearby(path: Path) -> str:
+    """The remedy for a path where nothing is: the name beside it that looks most like it."""
+    try:
+        close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    except OSError:
+        close = []
+    return f"did you mean '{close[0]}'?" if close else "check the path"
+
+
+def check_output(path: Path, *, force: bool = False, inputs: Iterable[Any] = ()) -> None:
+    """Refuse to overwrite, to write into an input, or over one. Raises UsageError or DataError before any work is done.
+
+    `inputs` that are no paths (data handed over in Python) are passed over.
+    """
     path = Path(path)
     resolved = _followed(path)
     for given in inputs:
-        source = _followed(Path(given))
+        if not isinstance(given, str | os.PathLike):
+            continue
+        source = _followed(Path(given).expanduser())
         if resolved == source or (source.is_dir() and source in resolved.parents):
             raise UsageError("the output lies inside the input", where=path, remedy="choose a place outside of it")
+        if resolved in source.parents and force:  # what is replaced is taken away first
+            raise UsageError("the input lies inside the output that --force would replace", where=path, remedy="choose another place")
+    above = next((p for p in resolved.parents if p.exists()), None)
+    if above is not None and not above.is_dir():
+        raise UsageError("a file, so that nothing can be put into it", where=above, remedy="choose another place")
     if path.exists() and not path.is_dir() and not path.is_file():
         raise DataError("not a regular file or folder", where=path, remedy="choose another output")
     if path.exists() and not force and not (path.is_dir() and not any(path.iterdir())):

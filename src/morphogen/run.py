@@ -10,7 +10,7 @@ from typing import Any
 
 from morphogen.config import asdict, make
 from morphogen.errors import FormatError, MorphogenError
-from morphogen.files import read_json, write_bytes, write_json, write_text
+from morphogen.files import nearby, read_json, write_bytes, write_json, write_text
 from morphogen.registry import resolve
 
 VERSION = 1
@@ -90,6 +90,8 @@ class Run:
         """Open a run folder. Raises FormatError saying what is missing or made by a newer version."""
         path = Path(path).expanduser()
         recipe = path / "recipe.toml"
+        if not path.exists():
+            raise FormatError("no such run folder", where=path, remedy=nearby(path))
         if not recipe.is_file():
             pickled = (
                 next((p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth")), "") if path.is_dir() else ""

@@ -40,7 +40,7 @@ def reconstruct(
     watch = watch or Watch()
     _check(level, "level")
     if out is not None:
-        check_output(Path(out), force=force, inputs=(Path(data),) if isinstance(data, str | Path) else ())
+        check_output(Path(out), force=force, inputs=(data,))
     from morphogen.items import reconstruct as again
 
     opened = Opened(run, device, watch)

@@ -27,7 +27,7 @@ def replay(
     from morphogen.trust import provenance
 
     file, out, watch = Path(file), Path(out), watch or Watch()
-    check_output(out, force=force)
+    check_output(out, force=force, inputs=(file,))
     facts = provenance.read(file)
     folder, model = _model_of(file, facts, run, device)
     index = facts.get("index")

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import io
 import json
@@ -19,6 +18,7 @@ import numpy as np
 
 from morphogen.codecs import rows
 from morphogen.errors import DataError, MorphogenError
+from morphogen.files import nearby
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 CAPTIONS = ("caption", "captions", "text")
@@ -104,7 +104,7 @@ def scan(source: Any) -> Listing:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise DataError("no such file or folder", where=path, remedy=_nearby(path)) from None
+        raise DataError("no such file or folder", where=path, remedy=nearby(path)) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be opened ({getattr(error, 'strerror', None) or error})", where=path, remedy="check the path") from None
     if stat.S_ISREG(mode):
@@ -125,14 +125,6 @@ def _in_memory(source: Any) -> Listing:
         remedy = "give a path, a data frame, an array, or a list of rows, texts or pictures"
         raise DataError(f"cannot read data from {type(source).__name__}", remedy=remedy)
     return Listing(Path("."), frame=found)
-
-
-def _nearby(path: Path) -> str:
-    try:
-        close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
-    except OSError:
-        close = []
-    return f"did you mean '{close[0]}'?" if close else "check the path"
 
 
 def _walk(root: Path) -> tuple[list[Path], list[str]]:
