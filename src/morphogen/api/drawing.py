@@ -176,7 +176,7 @@ def sampling_of(model: Any, wishes: dict[str, Any]) -> Any:
             del wishes[name]
             continue
         family = type(model.family).__name__.lower()
-        raise UsageError(f"{family} has no --{name}", remedy=f"it has {', '.join(sorted(names)) or 'nothing to set'}")
+        raise UsageError(f"{family} has no --{name.replace('_', '-')}", remedy=f"it has {', '.join(sorted(names)) or 'nothing to set'}")
     if wishes.get("guidance", 1) != 1 and not model.conditions:
         raise UsageError("--guidance needs a condition", remedy="train with --cond")
     if "steps" in wishes and not 1 <= wishes["steps"] <= 1000 and wishes["steps"] != kind().steps:

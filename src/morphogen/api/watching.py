@@ -69,7 +69,8 @@ class Hook:
             }
             self.write(lambda: self.run.log(plain))
             self.sums, self.count = {}, 0
-            self.note = "  ".join(f"{k} {v:.4g}" for k, v in means.items())
+            shown = {f"{v:.4g}": k for k, v in means.items()}  # a loss of one part is named once, by its part
+            self.note = "  ".join(f"{k} {v}" for v, k in shown.items())
         if time.monotonic() - self.shown > 0.2 or step == total:
             self.watch.progress("training", step / total, self.note)
             self.shown = time.monotonic()

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in tokens
     tokens = [t for t in tokens if t != "--debug"]
     if debug:
-        sys.exit(_call(tokens))
+        sys.exit(_call(tokens, debug=True))
     try:
         code = _call(tokens)
         sys.stdout.flush()
@@ -102,7 +102,7 @@ def _plain_warnings() -> None:
     warnings.showwarning = show
 
 
-def _call(tokens: list[str]) -> int:
+def _call(tokens: list[str], *, debug: bool = False) -> int:
     from cyclopts import CycloptsError
 
     from morphogen.errors import MorphogenError
@@ -116,12 +116,12 @@ def _call(tokens: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", "stopped", 130)
     except OSError as error:
-        if "--debug" in sys.argv or isinstance(error, BrokenPipeError):
+        if debug or isinstance(error, BrokenPipeError):
             raise
         where = f", {str(error.filename)[:500]!r}" if error.filename is not None else ""
         return _fail("data", f"{error.strerror or error}{where}: check the path and your rights", 3)
     except Exception as error:
-        if "--debug" in sys.argv or isinstance(error, BrokenPipeError):
+        if debug or isinstance(error, BrokenPipeError):
             raise
         if _out_of_memory(error):
             return _fail("resources", "not enough memory: try a smaller --size or --set training.batch=32", 5)
@@ -137,7 +137,7 @@ def _usage(error: Any, tokens: list[str]) -> str:
 
     if tokens and tokens[0] not in VERBS and not tokens[0].startswith("-"):
         return f"unknown verb '{tokens[0]}': {suggest(tokens[0], VERBS)}"
-    return " ".join(str(error).split()) + f": see morphogen {tokens[0]} --help"
+    return " ".join(str(error).split()).rstrip(".") + f": see morphogen {tokens[0]} --help"
 
 
 def _fail(code: str, line: str, status: int) -> int:

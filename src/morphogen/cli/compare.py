@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from morphogen.cli.console import Console, Number, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Number, Settings, Whole, Words, result
 
 
 def compare(
@@ -17,13 +17,13 @@ def compare(
     minutes: Number = 10.0,
     families: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     seed: Whole = 0,
-    cond: Annotated[list[str] | None, Parameter(negative="")] = None,
+    cond: Words = None,
     size: str | None = None,
     n: Whole | None = None,
-    device: str = "auto",
-    set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    set_: Settings = None,
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Train every family that fits DATA on equal time and say which to use.
 
@@ -45,22 +45,13 @@ def compare(
         tiny, small, base or large.
     n
         How many items to draw from each for the comparison.
-    device
-        auto, cpu, cuda or mps.
     set_
         Override one value for all networks, as for train.
-    force
-        Replace outputs that exist.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
     from morphogen.api.common import parse_options
 
-    watch = Console()
-    try:
+    with Console() as watch:
         answer = api.compare(data, out, minutes=minutes, families=families, seed=seed, cond=cond or (), size=size, n=n, device=device,
                              options=parse_options(set_ or ()), force=force, watch=watch)
-    finally:
-        watch.close()
     return result(answer, [f"use {answer['use']} {answer['why']}", answer["report"]], json)

@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, result
+from morphogen.cli.console import Console, Force, Json, Switch, result
 
 
 def compress(
@@ -15,9 +12,9 @@ def compress(
     *,
     run: Path,
     out: Path,
-    items: Annotated[bool, Parameter(negative="")] = False,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    items: Switch = False,
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Code a file or folder without loss by what a run has learned.
 
@@ -31,17 +28,10 @@ def compress(
         The compressed file, .mgc by custom. It is decoded and compared before it is written.
     items
         Keep what the codec reads (pixels, rows) of files it would write differently, not their own bytes.
-    force
-        Replace an output that exists.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 
-    watch = Console()
-    try:
+    with Console() as watch:
         facts = api.compress(source, run, out, items=items, force=force, watch=watch)
-    finally:
-        watch.close()
     beside = "".join(f", {name} {facts[name]:,}" for name in ("xz", "zstd") if name in facts)
     return result(facts, [f"{out}  {facts['compressed']:,} bytes from {facts['bytes']:,}{beside}"], json)

@@ -35,6 +35,13 @@ def _matched(tokens: Any, pattern: str, what: str) -> str:
 
 Whole = Annotated[int, Parameter(converter=whole, accepts_keys=False)]
 Number = Annotated[float, Parameter(converter=number, accepts_keys=False)]
+# What many verbs take, with what is said of it.
+Switch = Annotated[bool, Parameter(negative="")]
+Words = Annotated[list[str] | None, Parameter(negative="")]
+Settings = Annotated[list[str] | None, Parameter(name="--set", negative="")]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda or mps.")]
+Force = Annotated[bool, Parameter(negative="", help="Replace outputs that exist.")]
+Json = Annotated[bool, Parameter(negative="", help="Print one JSON object on stdout.")]
 
 
 class Console(Watch):
@@ -87,6 +94,12 @@ class Console(Watch):
         self.task = self.bar.add_task(what, total=1.0, note="")
         self.bar.start()
         self.what = what
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Take the bar away."""

@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, result
+from morphogen.cli.console import Console, Force, Json, result
 
 
 def decompress(
@@ -15,8 +12,8 @@ def decompress(
     *,
     run: Path,
     out: Path,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Turn a file made by compress back into what it was.
 
@@ -28,16 +25,9 @@ def decompress(
         The run it was compressed with.
     out
         Where the file or folder goes.
-    force
-        Replace an output that exists.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 
-    watch = Console()
-    try:
+    with Console() as watch:
         facts = api.decompress(source, run, out, force=force, watch=watch)
-    finally:
-        watch.close()
     return result(facts, [str(out)], json)

@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Whole, result
 
 
 def evaluate(
@@ -17,9 +14,9 @@ def evaluate(
     out: Path | None = None,
     n: Whole | None = None,
     seed: Whole = 1,
-    device: str = "auto",
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Say how good a RUN is, whether a baseline beats it and whether it copied.
 
@@ -35,20 +32,11 @@ def evaluate(
         How many items to draw for the comparison.
     seed
         Names the draws.
-    device
-        auto, cpu, cuda or mps.
-    force
-        Replace outputs that exist.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 
-    watch = Console()
-    try:
+    with Console() as watch:
         answer = api.evaluate(run, data=data, out=out, n=n, seed=seed, device=device, force=force, watch=watch)
-    finally:
-        watch.close()
     lines = [answer["verdict"], *answer["advice"], *[metric_line(m) for m in answer["metrics"]], answer["report"]]
     return result(answer, lines, json)
 

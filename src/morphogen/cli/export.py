@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, result
+from morphogen.cli.console import Console, Force, Json, result
 
 
 def export(
@@ -16,8 +13,8 @@ def export(
     out: Path,
     format: str = "hf",
     quantise: str = "f32",
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Write a language MODEL for other tools.
 
@@ -31,16 +28,9 @@ def export(
         hf: config.json, model.safetensors, tokenizer.json. gguf: one file for llama.cpp and its kin.
     quantise
         f32, f16, bf16; for GGUF also q8_0, q4_0, q4_1.
-    force
-        Replace outputs that exist.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 
-    watch = Console()
-    try:
+    with Console() as watch:
         made = api.export(model, out, format=format, quantise=quantise, force=force, watch=watch)
-    finally:
-        watch.close()
     return result(made, [made["out"]], json)

@@ -5,17 +5,19 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from cyclopts import Parameter
 
-from morphogen.cli.console import Console, Number, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Number, Switch, Whole, Words, result
+
+CHOICES = ("top_k", "top_p", "min_p")  # of a token, in any family that has them
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Answering:
-    """Of language models only."""
+    """Of language models only, but for top_k, top_p and min_p: any family that chooses tokens may have them."""
 
     prompt: str | None = None
     """Text to go on from (an encoder: with `<mask>` where words are asked for)."""
@@ -31,7 +33,7 @@ class Answering:
     """Only tokens at least this likely relative to the best."""
     repetition: Number | None = None
     """Above 1 makes tokens that were used less likely."""
-    stop: Annotated[list[str] | None, Parameter(negative="")] = None
+    stop: Words = None
     """A string that ends the answer. Repeat for more."""
     schema: str | None = None
     """A JSON schema (a file, or written out) the answer keeps."""
@@ -56,18 +58,18 @@ def generate(
     out: Path | None = None,
     n: Whole | None = None,
     seed: Whole = 0,
-    cond: Annotated[list[str] | None, Parameter(negative="")] = None,
+    cond: Words = None,
     given: Path | None = None,
-    valid: Annotated[bool, Parameter(negative="")] = False,
+    valid: Switch = False,
     steps: Whole | None = None,
     guidance: Number | None = None,
     temperature: Number | None = None,
     batch: Whole | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     metadata: bool = True,
     answering: Answering | None = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Make new things from a trained RUN.
 
@@ -95,14 +97,8 @@ def generate(
         Below 1 is safer, above 1 is wilder, for families that choose tokens.
     batch
         Tiles drawn side by side, each on a thread of its own: changes the time it takes, never the items. As many as cores by default.
-    device
-        auto, cpu, cuda or mps.
     metadata
         --no-metadata leaves what was asked for (prompt, conditions, given parts) out of the files; seed and recipe stay.
-    force
-        Replace outputs that exist.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
     from morphogen.api.common import parse_cond
@@ -111,22 +107,24 @@ def generate(
 
     wishes = answering or Answering()
     if wishes.prompt is not None or wishes.input is not None or holds_model(run):
+        drawing = {"cond": cond, "given": given, "valid": valid, "steps": steps, "guidance": guidance, "batch": batch,
+                   "device": device not in ("auto", "cpu")}
+        for name, said in drawing.items():
+            if said not in (None, False):
+                raise UsageError(f"--{name} is for things drawn from a run, not for answers to a prompt", remedy="leave it out")
         return _answer(run, out, wishes, {"n": n, "seed": seed, "temperature": temperature}, force, json)
-    beyond = [k for k, v in asdict(wishes).items() if v not in (None, "auto") and k != "top_k"]
+    sampling = {"temperature": temperature, **{k: v for k, v in asdict(wishes).items() if k in CHOICES}}
+    beyond = [k for k, v in asdict(wishes).items() if v not in (None, "auto") and k not in CHOICES]
     if beyond:
         raise UsageError(f"--{beyond[0].replace('_', '-')} is for language models", remedy="say --prompt TEXT too")
     if out is None:
         raise UsageError("it is not said where to put things", remedy="say --out FOLDER or FILE")
     n = 16 if n is None else n
-    watch = Console()
-    sampling = {} if temperature is None else {"temperature": temperature}
-    try:
+    with Console() as watch:
         raws = api.generate(
             run, out, n=n, seed=seed, cond=parse_cond(cond or ()), given=given, valid=valid, steps=steps, guidance=guidance, batch=batch,
             sampling=sampling, device=device, metadata=metadata, force=force, watch=watch,
         )
-    finally:
-        watch.close()
     return result({"out": str(out), "n": len(raws), "seed": seed}, [str(out)], json)
 
 
@@ -151,16 +149,14 @@ def _answer(model: Path, out: Path | None, wishes: Answering, more: dict[str, An
         options["grammar"] = Path(options["grammar"]).read_text(encoding="utf-8")
     if out is not None and wishes.input is None:
         check_output(out, force=force)
-    began, watch = time.monotonic(), Console()
+    began = time.monotonic()
     found = load(model, weights=wishes.weights)
     if wishes.adapter is not None:
         options["adapter"] = found.load_adapter(wishes.adapter)
-    try:
-        if wishes.input is not None and out is not None:
+    if wishes.input is not None and out is not None:
+        with Console() as watch:
             path = answers(found, wishes.input, out, force=force, watch=watch, **options)
-            return result({"out": str(path)}, [str(path)], json)
-    finally:
-        watch.close()
+        return result({"out": str(path)}, [str(path)], json)
     prompt = wishes.prompt or ""
     several = options.get("n", 1) > 1 or options.get("beams", 0) > 1
     if json or out is not None or several or found.role != "decoder":

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import result
+from morphogen.cli.console import Json, result
 
 
 def inspect(
@@ -15,7 +13,7 @@ def inspect(
     second: Path | None = None,
     /,
     *,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
 ) -> int:
     """Say what a run or a data set is, or where two runs first differ.
 
@@ -25,8 +23,6 @@ def inspect(
         A run folder, a GGUF file, a Hugging Face folder, or data.
     second
         Another run folder: prints the first difference.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 

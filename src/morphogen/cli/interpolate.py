@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Whole, result
 
 
 def interpolate(
@@ -18,9 +15,9 @@ def interpolate(
     out: Path,
     n: Whole = 8,
     seed: Whole = 0,
-    device: str = "auto",
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Go from item A to item B in steps that are items themselves.
 
@@ -38,20 +35,11 @@ def interpolate(
         How many, both ends included.
     seed
         Names the draws of decoding, where there are any.
-    device
-        auto, cpu, cuda or mps.
-    force
-        Replace outputs that exist.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 
-    watch = Console()
-    try:
+    with Console() as watch:
         answer = api.interpolate(a, b, run, out, n=n, seed=seed, device=device, force=force, watch=watch)
-    finally:
-        watch.close()
     answer.pop("raws")
     first, last = answer["items"][0], answer["items"][-1]
     line = f"the ends come back at distance {first['from_a']:g} and {last['from_b']:g}, the largest step is {answer['largest_step']:g}"

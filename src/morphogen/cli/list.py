@@ -1,21 +1,11 @@
 """morphogen list"""
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
-from morphogen.cli.console import result
+from morphogen.cli.console import Json, result
 
 
-def list_(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Codecs, families, metrics and sizes, a line each.
-
-    Parameters
-    ----------
-    json
-        Print one JSON object on stdout.
-    """
+def list_(*, json: Json = False) -> int:
+    """Codecs, families, metrics and sizes, a line each."""
     from morphogen.api.inspect import list_ as everything
 
     found = everything()

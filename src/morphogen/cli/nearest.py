@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Whole, result
 
 
 def nearest(
@@ -16,9 +13,9 @@ def nearest(
     run: Path,
     k: Whole = 3,
     out: Path | None = None,
-    device: str = "auto",
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Show the training items each item of DATA lies closest to, and whether it is a copy.
 
@@ -32,20 +29,11 @@ def nearest(
         How many training items to name for each.
     out
         A page (.html) that shows pairs side by side, the closest first.
-    device
-        auto, cpu, cuda or mps.
-    force
-        Replace a page that exists.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 
-    watch = Console()
-    try:
+    with Console() as watch:
         answer = api.nearest(data, run, k=k, out=out, device=device, force=force, watch=watch)
-    finally:
-        watch.close()
     rows = sorted(answer["items"], key=lambda row: row["nearest"][0]["distance"])
     lines = [answer["verdict"], *[_line(row) for row in rows[:20]]]
     return result(answer, lines + ([str(out)] if out else []), json)

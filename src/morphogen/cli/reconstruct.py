@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, Number, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Number, Whole, result
 
 
 def reconstruct(
@@ -17,9 +14,9 @@ def reconstruct(
     out: Path,
     level: Number = 0.3,
     seed: Whole = 0,
-    device: str = "auto",
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Encode and decode DATA: what the run keeps of it.
 
@@ -35,20 +32,11 @@ def reconstruct(
         For diffusion and flow: how much noise is put on before it is taken off, 0 none to 1 all.
     seed
         Names the noise.
-    device
-        auto, cpu, cuda or mps.
-    force
-        Replace outputs that exist.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 
-    watch = Console()
-    try:
+    with Console() as watch:
         answer = api.reconstruct(data, run, out, level=level, seed=seed, device=device, force=force, watch=watch)
-    finally:
-        watch.close()
     answer.pop("raws")
     beside = f"; {answer['latent']} principal components: {answer['pca']:.4g}" if "pca" in answer else ""
     error = answer["error"]

@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import result
+from morphogen.cli.console import Device, Force, Json, result
 
 
 def replay(
@@ -15,9 +12,9 @@ def replay(
     *,
     out: Path,
     run: Path | None = None,
-    device: str = "auto",
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Make a generated FILE again from its own provenance.
 
@@ -29,12 +26,6 @@ def replay(
         Where to write it again; the same bytes on the same build.
     run
         Where the run folder lies now, when it was moved.
-    device
-        auto, cpu, cuda or mps.
-    force
-        Replace an output that exists.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
     from morphogen.api.common import Watch

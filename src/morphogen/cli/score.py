@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, Number, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Number, Switch, Whole, Words, result
 
 
 def score(
@@ -18,12 +15,12 @@ def score(
     rate: Number = 0.01,
     by: str = "model",
     label: str | None = None,
-    normal: Annotated[list[str] | None, Parameter(negative="")] = None,
-    conditional: Annotated[bool, Parameter(negative="")] = False,
+    normal: Words = None,
+    conditional: Switch = False,
     seed: Whole = 0,
-    device: str = "auto",
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Say how odd each item of DATA is, which are remarkable, and which of their parts.
 
@@ -47,23 +44,14 @@ def score(
         How odd given what an item says about the run's conditions: a 7 among sevens.
     seed
         Names the noise that items are looked at with.
-    device
-        auto, cpu, cuda or mps.
-    force
-        Replace an output that exists.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 
-    watch = Console()
-    try:
+    with Console() as watch:
         answer = api.score(
             data, run, out=out, rate=rate, by=by, label=label, normal=normal or (), conditional=conditional, seed=seed, device=device,
             force=force, watch=watch,
         )
-    finally:
-        watch.close()
     rows = sorted(answer["items"], key=lambda row: -row["score"])
     level = "none can be set" if answer["threshold"] is None else f"{answer['threshold']:.4g}"
     lines = [

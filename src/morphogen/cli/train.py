@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, Number, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Number, Settings, Switch, Whole, Words, result
 
 
 def train(
@@ -20,16 +18,16 @@ def train(
     minutes: Number | None = None,
     steps: Whole | None = None,
     seed: Whole = 0,
-    cond: Annotated[list[str] | None, Parameter(negative="")] = None,
+    cond: Words = None,
     bridge: Path | None = None,
     recipe: Path | None = None,
-    resume: Annotated[bool, Parameter(negative="")] = False,
-    device: str = "auto",
+    resume: Switch = False,
+    device: Device = "auto",
     parallel: str | None = None,
-    set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    set_: Settings = None,
     report: bool = True,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Learn how DATA is structured and save a run folder.
 
@@ -57,24 +55,17 @@ def train(
         A recipe.toml, ours from recipes/ or another run's; flags win over it.
     resume
         Go on from the last checkpoint of the run folder.
-    device
-        auto, cpu, cuda or mps.
     parallel
         Under torchrun, ddp (a replica a process) or fsdp (weights cut into parts); without it ddp.
     set_
         Override one value: training.lr=1e-3, net.width=96, family.kind=vq, codec.size=32. Repeat for more.
     report
         Judge the run at the end and write report.html into it.
-    force
-        Replace a run folder that exists.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
     from morphogen.api.common import leads, parse_options
 
-    watch = Console() if leads() else None
-    try:
+    with Console() if leads() else nullcontext() as watch:
         run = api.train(
             data,
             out,
@@ -94,9 +85,6 @@ def train(
             watch=watch,
             report=report,
         )
-    finally:
-        if watch:
-            watch.close()
     if watch is None:
         return 0
     facts = {

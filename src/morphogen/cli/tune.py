@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, Number, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Number, Settings, Switch, Whole, result
 
 
 def tune(
@@ -20,12 +17,12 @@ def tune(
     minutes: Number | None = None,
     steps: Whole | None = None,
     seed: Whole = 0,
-    full: Annotated[bool, Parameter(negative="")] = False,
-    resume: Annotated[bool, Parameter(negative="")] = False,
-    device: str = "auto",
-    set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    full: Switch = False,
+    resume: Switch = False,
+    device: Device = "auto",
+    set_: Settings = None,
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Let a run or language model BASE go on learning from DATA and save what it has become.
 
@@ -50,26 +47,17 @@ def tune(
         Train all weights instead of an adapter.
     resume
         Go on from the last checkpoint of the run folder.
-    device
-        auto, cpu, cuda or mps.
     set_
         Override one value: training.lr=1e-3, lora.alpha=32, lora.dropout=0.1. Repeat for more.
-    force
-        Replace a run folder that exists.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
     from morphogen.api.common import parse_options
     from morphogen.api.tuning import lines_of
 
-    watch = Console()
-    try:
+    with Console() as watch:
         options = parse_options(set_ or (), ("training", "lora"))
         answer = api.tune(base, data, out, rank=rank, minutes=minutes, steps=steps, seed=seed, full=full, resume=resume, device=device,
                           options=options, force=force, watch=watch)
-    finally:
-        watch.close()
     ahead = f"generate {answer['run']} --n 16 --out {Path(answer['run']).name}-new"
     if "base_model" in answer:
         ahead = f"chat {answer['run']}" if answer["chat"] else f'generate {answer["run"]} --prompt "..."'

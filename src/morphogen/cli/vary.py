@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from morphogen.cli.console import Console, Number, Whole, result
+from morphogen.cli.console import Console, Device, Force, Json, Number, Whole, result
 
 
 def vary(
@@ -18,9 +15,9 @@ def vary(
     n: Whole = 8,
     distance: Number = 0.3,
     seed: Whole = 0,
-    device: str = "auto",
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
 ) -> int:
     """Make variations of an ITEM at a chosen distance from it.
 
@@ -38,20 +35,11 @@ def vary(
         1 is how far a real new item lies from its nearest training item; 0 is as near as the run comes.
     seed
         Names the draws.
-    device
-        auto, cpu, cuda or mps.
-    force
-        Replace outputs that exist.
-    json
-        Print one JSON object on stdout.
     """
     from morphogen import api
 
-    watch = Console()
-    try:
+    with Console() as watch:
         answer = api.vary(item, run, out, n=n, distance=distance, seed=seed, device=device, force=force, watch=watch)
-    finally:
-        watch.close()
     answer.pop("raws")
     low, high = answer["range"]
     line = f"distance {answer['distance']:g} ({low:g} to {high:g}), level {answer['level']:g} (1: {answer['unit']})"
