@@ -1,6 +1,7 @@
 """Memory found out on a few items: against what is known, and without a trace."""
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,20 @@ from morphogen.contracts import Item
 from morphogen.errors import ResourceError
 from morphogen.model import Model
 from morphogen.registry import resolve
-from morphogen.spaces import Array
+from morphogen.spaces import Array, Tokens
 from morphogen.training.data import Dataset
 from morphogen.training.estimate import Living, Memory, _group, check, measure
 from morphogen.training.optim import TrainConfig
+
+
+class Plain:
+    """A codec of samples that are items already."""
+
+    def __init__(self, space: Any) -> None:
+        self.space = space
+
+    def encode(self, raw: Any) -> Any:
+        return raw
 
 
 def test_living_counts_what_lives_at_one_time() -> None:
@@ -35,14 +46,8 @@ def test_living_counts_what_lives_at_one_time() -> None:
 
 @pytest.mark.parametrize("name", ["diffusion", "gan", "vae", "flow"])
 def test_measuring_changes_nothing(name: str) -> None:
-    class Plain:
-        space = Array((1, 8, 8))
-
-        def encode(self, raw: Any) -> Any:
-            return raw
-
-    kind = resolve("family", name)
-    model = Model(Plain(), kind(Plain.space, {}, config_of(kind.Config, {"net": {"size": "tiny", "width": 16, "depth": 1}})))
+    kind, space = resolve("family", name), Array((1, 8, 8))
+    model = Model(Plain(space), kind(space, {}, config_of(kind.Config, {"net": {"size": "tiny", "width": 16, "depth": 1}})))
     data = Dataset(model, [Item(row.numpy()) for row in torch.randn(6, 1, 8, 8)])
     before = {k: v.clone() for k, v in model.family.state_dict().items()}
     state = torch.get_rng_state()
@@ -62,14 +67,35 @@ def test_copies_are_counted() -> None:
 
 
 def test_refused_with_the_smallest_change_that_fits() -> None:
-    memory = Memory(0, (0.0, 2.0**20), 0, 0)
+    """Windows first; then blocks are worked out twice, before windows of few items; then a smaller net."""
+    memory, light = Memory(0, (0.0, 2.0**20), 0, 0), Memory(0, (0.0, 2.0**17), 0, 0)
     config = TrainConfig(batch=1024, lanes=2)
-    assert check(memory, config, 4 << 30, lambda: "") > 1 << 30
-    with pytest.raises(ResourceError, match=r"training.windows=4 needs") as caught:
-        check(memory, config, 520 << 20, lambda: "--size tiny")
-    assert caught.value.exit_code == 5
-    with pytest.raises(ResourceError, match="--size tiny"):
-        check(memory, config, 1 << 20, lambda: "--size tiny")
+    assert check(memory, config, 4 << 30, lambda: light, "") > 1 << 30
+
+    def remedy(free: int, **more: Any) -> str:
+        with pytest.raises(ResourceError) as caught:
+            check(memory, dataclasses.replace(config, **more), free, lambda: light, "--size tiny")
+        assert caught.value.exit_code == 5
+        return str(caught.value)
+
+    assert "training.windows=4 needs" in remedy(520 << 20)
+    assert "--set training.activation_checkpointing=true needs 108 MiB" in remedy(110 << 20, batch=16)
+    assert "--set training.activation_checkpointing=true --set training.windows=2" in remedy(107 << 20, batch=16)
+    already = remedy(107 << 20, batch=16, activation_checkpointing=True)
+    assert "checkpointing" not in already and "training.lanes=1" in already or "--size tiny" in already
+    assert "--size tiny" in remedy(1 << 20)
+
+
+@pytest.mark.parametrize(("name", "space", "most"), [("autoregressive", Tokens(16, 64), 0.45), ("diffusion", Array((1, 32, 32)), 0.6)])
+def test_activation_checkpointing_is_seen(name: str, space: Any, most: float) -> None:
+    """Deep nets: an item of a window costs a fraction of what it does when every block keeps what it worked out."""
+    kind, depth = resolve("family", name), 12 if name == "autoregressive" else 4
+    raws = torch.randint(16, (4, 64)) if isinstance(space, Tokens) else torch.randn(4, *space.shape)
+    config = config_of(kind.Config, {"net": {"size": "tiny", "width": 32, "depth": depth}})
+    model = Model(Plain(space), kind(space, {}, config))
+    data = Dataset(model, [Item(raw.numpy()) for raw in raws])
+    kept, forgot = (measure(model.family, data, TrainConfig(batch=8, lanes=1, activation_checkpointing=on)) for on in (False, True))
+    assert kept.kept == forgot.kept and forgot.item[1] < most * kept.item[1]
 
 
 def test_control_groups_are_asked(tmp_path: Path) -> None:

@@ -193,14 +193,14 @@ def build_model(plan: Plan, parent: Run | None = None, device: str = "cpu") -> A
 
 
 def fitted_classical(plan: Plan) -> Any:
-    """A classical family fitted on a plan's training items, in memory."""
+    """A classical family fitted on a plan's training items, in memory: on themselves, not on what a codec makes of them."""
     import torch
 
     from morphogen.training.data import Dataset
 
     model = build_model(plan)
     with torch.no_grad():
-        model.family.fit(Dataset(model, plan.lessons()).batches(4096, plan.seed, CLASSICAL))
+        model.family.fit(Dataset(model, plan.part(plan.train)).batches(4096, plan.seed, CLASSICAL))
     return model.eval()
 
 
@@ -227,7 +227,7 @@ class Job:
         dataset = Dataset(model, self.plan.lessons())
         self.sized(model, dataset)
         if model.family.phases:
-            self.crew.once(lambda: self.fits(model, dataset))
+            self.crew.once(lambda: self.fits(model, dataset, self.plan.family_config.get("net")))
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
             self.crew.once(lambda: self.record(model, data, bridge, cond))
@@ -252,18 +252,16 @@ class Job:
         if not self.plan.training.lanes:
             self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes_for(self.device) if self.crew.world == 1 else 1)
 
-    def fits(self, model: Any, dataset: Any) -> None:
-        """Say how much memory training takes. Raises ResourceError with the smallest change that fits when there is less."""
+    def fits(self, model: Any, dataset: Any, net: dict[str, Any] | None = None) -> None:
+        """Say how much memory training takes. Raises ResourceError with the smallest change that fits when there is less.
+
+        `net`: its config, where a smaller one could be chosen.
+        """
         from morphogen.training import estimate
 
-        if model.device.type != "cpu":
-            return
-        net, config = self.plan.family_config.get("net", {}), self.plan.training
         smaller = SIZES[max(0, SIZES.index(net["size"]) - 1)] if net else ""
-        other = f"--size {smaller} is the next smaller net" if smaller and smaller != net["size"] else "use a machine with more memory"
-        free = estimate.available()
-        need = estimate.check(estimate.measure(model.family, dataset, config), config, free, lambda: other)
-        self.watch.say(f"picked  about {estimate.size(need)} of memory beside the data, {estimate.size(free)} are free")
+        other = f"--size {smaller} is the next smaller net" if net and smaller != net["size"] else ""
+        estimate.fits(model.family, dataset, self.plan.training, self.watch.say, other)
 
     def record(self, model: Any, data: Any, bridge: Any, cond: Sequence[str], more: dict[str, Any] | None = None) -> None:
         """The recipe (with `more` sections) and the small files, before the first step: what --resume needs."""

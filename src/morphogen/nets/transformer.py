@@ -7,6 +7,7 @@ Conditions come in twice: a projection is added to every input, and each block s
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +161,7 @@ class Transformer(nn.Module):
         around.mask = None if self.causal or mask is None else _visible(mask)
         for i, layer in enumerate(self.layers):
             if i == len(self.layers) - 1 and cache is None:
-                around.at = at
+                around = replace(around, at=at)  # a new one: earlier layers may be worked out again on the way back
             h = layer(h, around)
         if cache is not None:
             cache.advance(x.shape[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from morphogen.errors import ResourceError
 from morphogen.training.data import Dataset
 from morphogen.training.lanes import shared
 from morphogen.training.optim import TrainConfig
+from morphogen.training.recompute import recompute
 
 # Fitted to benchmarks/estimates.py: resident memory is more than the tensors that live.
 BASE = 105 << 20  # what torch's kernels, threads and caches take at their first use
 SLACK = 1.45  # what the allocator's arenas keep of a step (one a lane), and copies in other layouts that kernels make inside
+FEW = 4  # items a window below which kernels are slower than working blocks out twice
 ARENA = 72 << 20  # addresses (not memory) that a thread's stack and heap reserve
 
 
@@ -95,13 +97,13 @@ def measure(family: Any, data: Dataset, config: TrainConfig) -> Memory:
     moments = 1 if config.optimiser == "muon" else 2
     kept = copies * (trained + buffers) + moments * trained
     few, many = 1, min(4, max(2, config.batch))
-    low, high = (_step(family, data, n) for n in (few, many))
+    low, high = (_step(family, data, n, again=config.activation_checkpointing) for n in (few, many))
     each = max(0.0, (high - low) / (many - few))
     return Memory(kept, (max(0.0, low - each * few), each), trained, kept + trained + buffers)
 
 
-def _step(family: Any, data: Dataset, n: int) -> int:
-    """The peak of bytes that a forward and a backward pass of n items make, the largest phase."""
+def _step(family: Any, data: Dataset, n: int, *, again: bool = False) -> int:
+    """The peak of bytes that a forward and a backward pass of n items make, the largest phase. `again`: blocks are worked out twice."""
     ids = torch.arange(data.n) if data.lengths is None else data.lengths.argsort(descending=True)
     # of ragged items those of usual length: a batch holds equally many tokens, whatever its items
     ids = ids[len(ids) // 2 :] if data.lengths is not None else ids
@@ -109,6 +111,8 @@ def _step(family: Any, data: Dataset, n: int) -> int:
     peak = 0
     for phase in family.phases:
         replica = shared(family).train()
+        if again:
+            recompute(replica)
         for module in replica.modules():
             for name, buffer in module._buffers.items():
                 module._buffers[name] = None if buffer is None else buffer.clone()
@@ -174,29 +178,55 @@ def _addresses() -> int:
 
 
 # ---------------------------------------------------------------- whether it fits
-def check(memory: Memory, config: TrainConfig, free: int, smaller: Callable[[], str]) -> int:
-    """The peak in bytes. Raises ResourceError with the smallest change that fits when `free` is less.
+def fits(family: Any, data: Dataset, config: TrainConfig, say: Callable[[str], None], smaller: str = "") -> None:
+    """Say how much memory training takes, on a processor. Raises ResourceError with the smallest change that fits when there is less.
 
-    `smaller`: what to say when no split of the batch helps.
+    `smaller`: what to change when nothing in `config` helps.
+    """
+    if next(family.parameters()).device.type != "cpu":
+        return
+    lighter = lambda: measure(family, data, dataclasses.replace(config, activation_checkpointing=True))
+    free, memory = available(), measure(family, data, config)
+    need = check(memory, config, free, lighter, smaller or "use a machine with more memory")
+    say(f"picked  about {size(need)} of memory beside the data, {size(free)} are free")
+
+
+def check(memory: Memory, config: TrainConfig, free: int, lighter: Callable[[], Memory], smaller: str) -> int:
+    """The peak in bytes. Raises ResourceError with the change that costs least of those that fit when `free` is less.
+
+    `lighter`: what is measured with activation checkpointing; nobody asks while the batch's parts are enough. `smaller`: what to
+    say when nothing helps.
     """
     need = memory.peak(config)
     if need <= free:
         return need
-    remedy = next((f"{said} needs {size(memory.peak(c))}" for said, c in _splits(config) if memory.peak(c) <= free), smaller())
+    remedy = next((f"{said} needs {size(peak)}" for said, peak in _changes(memory, config, lighter) if peak <= free), smaller)
     raise ResourceError(f"training needs about {size(need)} of memory, {size(free)} are free", remedy=remedy)
 
 
-def _splits(config: TrainConfig) -> list[tuple[str, TrainConfig]]:
-    """Changes that cost ever more: the same gradient in more windows, then one lane, then a smaller batch."""
-    out = []
+def _changes(memory: Memory, config: TrainConfig, lighter: Callable[[], Memory]) -> Iterator[tuple[str, int]]:
+    """(change, peak) that cost ever more, all for the same gradient: windows of no few items, blocks worked out twice, one lane."""
+    for windows in _windows(config):
+        if config.batch >= FEW * config.lanes * windows:
+            yield f"--set training.windows={windows}", memory.peak(dataclasses.replace(config, windows=windows))
+    if not config.activation_checkpointing:
+        memory, twice = lighter(), "--set training.activation_checkpointing=true"
+        yield twice, memory.peak(config)
+    else:
+        twice = ""
+    for windows in _windows(config):
+        yield f"{twice} --set training.windows={windows}".strip(), memory.peak(dataclasses.replace(config, windows=windows))
+    if config.lanes > 1:
+        alone = dataclasses.replace(config, lanes=1, windows=config.batch)
+        yield f"{twice} --set training.lanes=1 --set training.windows={config.batch}".strip(), memory.peak(alone)
+
+
+def _windows(config: TrainConfig) -> Iterator[int]:
+    """Twice as many windows, and twice as many again, until there is one item in each."""
     windows = config.windows
     while config.batch > config.lanes * windows:
         windows *= 2
-        out.append((f"--set training.windows={windows}", dataclasses.replace(config, windows=windows)))
-    if config.lanes > 1:
-        out.append((f"--set training.lanes=1 --set training.windows={config.batch}",
-                    dataclasses.replace(config, lanes=1, windows=config.batch)))
-    return out
+        yield windows
 
 
 def size(n: float) -> str:

@@ -24,6 +24,8 @@ class TrainConfig:
     "Micro-batches a step is split into, to save memory; the gradient is the same."
     lanes: int = 0
     "Parts of a batch worked on at once, one thread each; 0: one a core on a processor, else 1."
+    activation_checkpointing: bool = False
+    "Blocks forget what they worked out and do it again on the way back: less memory, the same numbers, a third more time."
     optimiser: str = "adamw"
     "adamw, or muon: orthogonal updates of hidden matrices (the rest by AdamW)."
     lr: float = 1e-3

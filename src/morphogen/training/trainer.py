@@ -24,6 +24,7 @@ from morphogen.training.ema import EMA
 from morphogen.training.guard import Guard, finite, recalled
 from morphogen.training.lanes import Lanes, lanes_for
 from morphogen.training.optim import TrainConfig, aimed, ema_decay, optimisers, rate, retargeted
+from morphogen.training.recompute import recompute
 from morphogen.training.saving import Saving, between_steps
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Trainer:
         self.ema = EMA(model.family, ema_decay(config)) if config.ema else None
         self.lanes = crew.over(model.family, self.ema) if crew else Lanes(model.family, lanes)
         self.family: Any = self.lanes.modules[0]
+        if config.activation_checkpointing:
+            for module in self.lanes.modules:
+                recompute(module)
         trainable = {k: p for k, p in self.family.named_parameters() if p.requires_grad}
         self.frozen = {k for k, p in self.family.named_parameters(remove_duplicate=False) if not p.requires_grad}
         self.params = {ph.name: {k: p for k, p in trainable.items() if k.startswith(ph.params)} for ph in self.family.phases}
