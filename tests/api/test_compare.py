@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def test_ctrl_c_ends_the_whole_comparison(rows: Path, tmp_path: Path, monkeypatc
         tried.append(out.name)
         raise Interrupted("stopped", remedy="go on with --resume")
 
-    monkeypatch.setattr(sys.modules["morphogen.api.compare"], "train", stopped)  # the verb hides its module
+    monkeypatch.setattr(import_module("morphogen.api.compare"), "train", stopped)  # the verb hides its module
     with pytest.raises(Interrupted, match="--force begins again"):
         morphogen.compare(rows, tmp_path / "out", families=["cart", "mixture", "cart"])
     assert tried == ["cart"]
@@ -45,7 +45,7 @@ def test_a_family_that_does_not_fit_is_on_the_page(rows: Path, tmp_path: Path, m
             raise DataError("no mixture fits", remedy="give other data")
         return morphogen.train(data, out, family=family, **more)
 
-    monkeypatch.setattr(sys.modules["morphogen.api.compare"], "train", trained)
+    monkeypatch.setattr(import_module("morphogen.api.compare"), "train", trained)
     answer = morphogen.compare(rows, tmp_path / "out", families=["mixture", "neighbour"], n=20)
     assert answer["use"] == "neighbour" and list(answer["failed"]) == ["mixture"]
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["failed"] == answer["failed"]

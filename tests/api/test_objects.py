@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import morphogen
+from morphogen.api.evaluate import plan_again
 from morphogen.errors import DataError, MorphogenError
+from morphogen.run import Run
 
 pandas = pytest.importorskip("pandas")
 arrow = pytest.importorskip("pyarrow")
@@ -26,6 +28,9 @@ def test_a_frame_goes_through_the_verbs(tmp_path: Path) -> None:
     assert morphogen.nearest(arrow.Table.from_pandas(FRAME.head(5)), run)["exact"] == 5
     with pytest.raises(DataError, match="hand over the Run that `train` returned"):
         morphogen.evaluate(tmp_path / "run")
+    with pytest.raises(DataError, match="those given are others"):
+        morphogen.evaluate(tmp_path / "run", data=FRAME.head(60))
+    assert [item.raw for item in plan_again(Run.load(tmp_path / "run"), FRAME).items] == [item.raw for item in plan_again(run).items]
 
 
 def test_labelled_pictures_in_a_dict(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a run on its held-out items (or on `data`) and write report.html, card.md and metrics.json to `out` (default: the run).
 
-    Returns {"metrics": [...], "verdict": str, "advice": [...], "report": path}. Raises DataError when the data are gone.
+    Where the data the run learned from are gone, or were handed over in Python, `data` may be these: their held-out part is
+    then measured on. Returns {"metrics": [...], "verdict": str, "advice": [...], "report": path}. Raises DataError without them.
     """
     watch = watch or Watch()
     folder = run if isinstance(run, Run) else Run.load(run)
@@ -54,7 +55,15 @@ def evaluate(
     if n is not None:
         check_count(n)
     model = folder.model(device_of(device))
-    plan = plan_again(folder)
+    try:
+        plan = plan_again(folder, watch=watch)
+    except DataError:
+        if data is None:
+            raise
+        plan, data = plan_again(folder, data), None
+        if _changed(folder, plan):
+            remedy = "give these: the report compares with them"
+            raise DataError("the data the run learned from are not there, and those given are others", where=folder.path, remedy=remedy) from None
     train, held = plan.part(plan.train), plan.part(plan.held_out)
     if data is not None:
         held = _other_data(folder, plan, data)
@@ -79,14 +88,35 @@ def evaluate(
     return {**answer, "report": str(target / "report.html")}
 
 
-def plan_again(folder: Run) -> Plan:
-    """The plan of a run, made again from its recipe and its data. Raises DataError when the data moved."""
+def plan_again(folder: Run, data: Any = None, *, watch: Watch | None = None) -> Plan:
+    """The plan of a run, made again from its recipe and its data (or `data`, where these are now).
+
+    Raises DataError when the data are not there; `watch` is warned when they are others than the run learned from.
+    """
+    source = data if data is not None else folder.source if folder.source is not None else folder.recipe["data"]["path"]
+    if isinstance(source, str) and not (source and Path(source).exists()):
+        remedy = "put them back" if source else "hand over the Run that `train` returned"
+        remedy += "; evaluate also takes them with --data"
+        raise DataError("the data the run learned from are not there", where=source or folder.path, remedy=remedy)
+    plan = _planned(folder, source)
+    if watch is not None and _changed(folder, plan):
+        watch.say("the data have changed since the run learned from them: items held out now may be ones it was trained on", "warn")
+    return plan
+
+
+def _changed(folder: Run, plan: Plan) -> bool:
+    """Whether a plan's data are others than a run learned from: by their hash, or for objects by how many items they hold."""
+    from morphogen.trust.provenance import hash_data
+
+    listing, recorded = plan.listing, folder.provenance().get("data")
+    if recorded and listing.files:
+        return hash_data(listing.files, listing.root) != recorded
+    return len(plan.items) != folder.recipe["data"]["items"]
+
+
+def _planned(folder: Run, source: Any) -> Plan:
     from morphogen.api.tuning import tuned_plan
 
-    source = folder.source if folder.source is not None else folder.recipe["data"]["path"]
-    if isinstance(source, str) and not (source and Path(source).exists()):
-        remedy = "put them back: the report compares with them" if source else "hand over the Run that `train` returned"
-        raise DataError("the data the run learned from are not there", where=source or folder.path, remedy=remedy)
     parent = folder.recipe["data"].get("bridge")
     recall_worked_out(folder.path)
     if "tune" in folder.recipe:

@@ -36,7 +36,7 @@ class Opened:
         """Raises DataError when the data are gone."""
         if self._plan is None:
             self.watch.progress("reading the training data", 0.3)
-            self._plan = plan_again(self.folder)
+            self._plan = plan_again(self.folder, watch=self.watch)
             self.watch.progress("reading the training data", 1.0)
         return self._plan
 
