@@ -20,6 +20,19 @@ class VectorCodec:
     def size_of(self, raw: np.ndarray) -> tuple[int, str]:
         return raw.size, "dimension"
 
+    def encode(self, raw: np.ndarray) -> np.ndarray:
+        return raw
+
+    def decode(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+
+class SmallerCodec(VectorCodec):
+    """Models the first half of the numbers, as a picture codec does that was asked for smaller pictures."""
+
+    def encode(self, raw: np.ndarray) -> np.ndarray:
+        return raw[: raw.size // 2]
+
 
 class RowCodec:
     """Raw items are dicts of numbers and words."""

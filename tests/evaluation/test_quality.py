@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluate_fakes import RowCodec, as_items, blobs, table, table_rows, vectors
+from evaluate_fakes import RowCodec, SmallerCodec, as_items, blobs, table, table_rows, vectors
 
 from morphogen.evaluation import quality
 from morphogen.evaluation.evidence import Scaler, TableCoder
@@ -156,3 +156,9 @@ def test_the_floor_is_what_new_real_data_get_even_when_the_axes_fit_noise() -> N
     got = {m.name: m for m in quality.prdc(vectors(blobs(300, 9, dims=100), dims=100))}
     assert got["coverage"].floor == pytest.approx(got["coverage"].value, abs=0.1)
     assert got["density"].floor == pytest.approx(got["density"].value, abs=0.35)
+
+
+def test_a_size_the_codec_was_told_to_make_breaks_no_rule() -> None:
+    whole = vectors(blobs(40, 3))
+    assert quality.legal(replace(whole, generated=blobs(40, 3, dims=4)))[0].value == 0
+    assert not quality.legal(replace(whole, codec=SmallerCodec(), generated=blobs(40, 3, dims=4)))

@@ -51,7 +51,7 @@ class Rules:
                     ranges[name] = (float(values.min()), float(values.max()), _decimals(values))
             present = tuple(c for c in coder.columns if all(row.get(c) is not None for row in raws))
             orders = _orders({c: v for c, v in columns.items() if c in present}) if len(raws) >= 200 else ()
-        shapes = frozenset(_shape(r) for r in raws if isinstance(r, np.ndarray))
+        shapes = frozenset(_shape(r) for r in raws if isinstance(r, np.ndarray)) if _keeps_shape(evidence.codec, raws) else frozenset()
         return cls(hasattr(evidence.codec, "checks"), coder, ranges, present, orders, shapes if len(shapes) <= 20 else frozenset(),
                    all(isinstance(r, str) and r.strip() for r in raws))
 
@@ -99,6 +99,11 @@ def _checked(evidence: Evidence, name: str) -> list[dict[str, bool]]:
         found.append(evidence.codec.checks(raw, cond))
         evidence.tell(f"{name} items checked: {len(found)} of {len(raws)}")
     return found
+
+
+def _keeps_shape(codec: Any, raws: Sequence[Any]) -> bool:
+    """Whether what is modelled has the size the data have: a codec that was told to work at another cannot be blamed for it."""
+    return len(raws) > 0 and isinstance(raws[0], np.ndarray) and _shape(codec.decode(codec.encode(raws[0]))) == _shape(raws[0])
 
 
 def _shape(raw: np.ndarray) -> tuple[Any, ...]:
