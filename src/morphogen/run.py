@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.config import asdict, make
-from morphogen.errors import FormatError, MorphogenError
+from morphogen.errors import FormatError, MorphogenError, UsageError
 from morphogen.files import nearby, read_json, write_bytes, write_json, write_text
 from morphogen.registry import resolve
 
@@ -87,7 +87,9 @@ class Run:
     # ---------------------------------------------------------------- reading
     @classmethod
     def load(cls, path: Path | str) -> Run:
-        """Open a run folder. Raises FormatError saying what is missing or made by a newer version."""
+        """Open a run folder. Raises UsageError for what is no path, FormatError saying what is missing or made by a newer version."""
+        if not isinstance(path, str | Path):
+            raise UsageError(f"a run is named by its folder, not by a {type(path).__name__}", remedy="give the path `morphogen.load` was given")
         path = Path(path).expanduser()
         recipe = path / "recipe.toml"
         if not path.exists():

@@ -208,6 +208,8 @@ def test_what_is_asked_wrongly_is_said_at_once(runs: Any, data: dict[str, Path],
         morphogen.train(tmp_path / "nothing", tmp_path / "x")
     with pytest.raises(FormatError, match="not a run folder"):
         morphogen.generate(tmp_path, n=1)
+    with pytest.raises(UsageError, match="not by a Model"):
+        morphogen.generate(morphogen.load(run.path), n=1)  # type: ignore[arg-type]
     assert not (tmp_path / "x").exists(), "nothing half-made may be left"
 
 
