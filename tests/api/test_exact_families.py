@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.exact import judge
 from tests.training.small import write
 
 import morphogen
-from benchmarks.exact import judge
 from morphogen.registry import FAMILIES
 from morphogen.run import Run
 

@@ -14,13 +14,15 @@ from PIL import Image
 
 import morphogen
 from morphogen.adapt.lora import load_adapter
+from morphogen.api.common import Watch
 from morphogen.cli import _call
 from morphogen.codecs.text import TextCodec, pairs
 from morphogen.contracts import Item
-from morphogen.errors import DataError, FormatError, Interrupted, UsageError
-from morphogen.formats.peft import decoder_from_hf, read_peft
+from morphogen.errors import DataError, FormatError, Interrupted, ResourceError, UsageError
+from morphogen.formats.peft import read_peft
 from morphogen.run import Run
 from morphogen.spaces import Tokens
+from morphogen.training import estimate
 from morphogen.training.data import Dataset
 from morphogen.training.trainer import Trainer
 
@@ -62,7 +64,7 @@ def test_text_by_pairs_into_a_whole_run(folder: Path, tmp_path: Path) -> None:
     assert len(texts) == 4
     # the adapter beside it makes the base what the run is
     base, merged = Run.load(folder / "text").model(), run.model()
-    load_adapter(base.family, read_peft(out / "adapter", decoder_from_hf))
+    load_adapter(base.family, read_peft(out / "adapter", lambda path: "net." + path.removeprefix("model.")))
     data = Dataset(merged, [Item("1+2=3", given="1+2=")]).batch(torch.tensor([0]), torch.tensor([0]), plain=True)
     with torch.no_grad():
         assert float(base.family.eval()(data).total) == pytest.approx(float(merged.family(data).total), abs=1e-4)
@@ -120,6 +122,22 @@ def test_what_cannot_be_tuned(folder: Path, tmp_path: Path) -> None:
         (tmp_path / "cut" / "model.safetensors").unlink()
         morphogen.tune(folder / "rows", folder / "b.csv", tmp_path / "cut", resume=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_memory_is_said_before_the_first_step(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ear(Watch):
+        lines: list[str] = []
+
+        def say(self, line: str, kind: str = "info") -> None:
+            self.lines.append(line)
+
+    morphogen.tune(folder / "rows", folder / "b.csv", tmp_path / "out", steps=1, rank=1, options=SOME, watch=Ear())
+    said, begun = (next(i for i, line in enumerate(Ear.lines) if word in line) for word in ("of memory beside", "training 1 steps"))
+    assert said < begun
+    monkeypatch.setattr(estimate, "available", lambda: 1 << 20)
+    with pytest.raises(ResourceError, match=r"training needs about .* of memory, 1 MiB are free.*more memory"):
+        morphogen.tune(folder / "rows", folder / "b.csv", tmp_path / "none", steps=1, rank=1, options=SOME)
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,6 +123,7 @@ class _Tuning:
         dataset = Dataset(model, plan.lessons())
         job = Job(plan, self.out, None, self.begun, self.watch, crew=Alone(self.device), calibrates=False)
         job.sized(model, dataset)
+        job.fits(model, dataset)
         if self.fresh:
             self.record(job, model, config)
         facts = job.fit(model, dataset, Dataset(model, held) if held else None, self.fresh)

@@ -27,6 +27,7 @@ from morphogen.language.source import Source, open_source
 from morphogen.model import Model
 from morphogen.samples import docstrings
 from morphogen.training.data import Dataset
+from morphogen.training.estimate import fits
 from morphogen.training.lanes import lanes_for
 from morphogen.training.optim import TrainConfig
 from morphogen.training.pace import Pace
@@ -162,6 +163,7 @@ class Tuning:
                 config = dataclasses.replace(config, steps=asked["steps"])
             elif not config.steps and not asked["minutes"]:
                 config = dataclasses.replace(config, steps=PASSES * -(-data.n // config.batch))
+        fits(model.family, data, config, self.watch.say)
         return Trainer(model, data, config, seed=int(asked["seed"]), held_out=held)
 
     def _open(self, family: Autoregressive, full: bool, seed: int) -> dict[str, Any]:
