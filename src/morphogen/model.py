@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from morphogen.config import cores
 from morphogen.contracts import Batch, Given, HasGrammar, HasLatent, HasLogProb, Partial, Raw, Request, Sample
 from morphogen.errors import UsageError
-from morphogen.spaces import Array, Record, Space, Tokens
+from morphogen.spaces import Record, Space, Tokens
 
 
 # ------------------------------------------------------------------ trees of tensors (a Record is a dict)
@@ -336,8 +336,3 @@ def _same_shape(x: Any, y: Any) -> bool:
     if isinstance(x, dict):
         return all(_same_shape(x[k], y[k]) for k in x)
     return x.shape[1:] == y.shape[1:]
-
-
-def home_space(space: Space) -> str:
-    """The word for a Space's kind."""
-    return {Array: "array", Tokens: "tokens", Record: "record"}[type(space)]

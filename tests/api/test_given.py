@@ -325,3 +325,12 @@ def test_the_command_line_prints_results_on_stdout(
     with pytest.raises(SystemExit) as done:
         main(["vary", "nowhere.png", "--run", run, "--out", str(tmp_path / "w")])
     assert done.value.code == 2 and capsys.readouterr().err.splitlines()[-1].startswith("error[usage]: no such item")
+
+
+def test_score_replaces_only_what_it_wrote(tmp_path: Path) -> None:
+    """Before the run is opened: --force must not cost a folder of something else, nor an hour of scoring."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"x")
+    with pytest.raises(UsageError, match="not written by score"):
+        morphogen.score(["a"], tmp_path / "no-run", out=tmp_path / "photos", force=True)
+    assert (tmp_path / "photos" / "a.png").read_bytes() == b"x"

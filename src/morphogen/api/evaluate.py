@@ -62,8 +62,8 @@ def evaluate(
             raise
         plan, data = plan_again(folder, data), None
         if _changed(folder, plan):
-            remedy = "give these: the report compares with them"
-            raise DataError("the data the run learned from are not there, and those given are others", where=folder.path, remedy=remedy) from None
+            what = "the data the run learned from are not there, and those given are others"
+            raise DataError(what, where=folder.path, remedy="give these: the report compares with them") from None
     train, held = plan.part(plan.train), plan.part(plan.held_out)
     if data is not None:
         held = _other_data(folder, plan, data)

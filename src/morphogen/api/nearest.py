@@ -35,6 +35,8 @@ def nearest(
     items that lie further from theirs; above 0.99 an item is probably a copy. `out`: a page that shows pairs side by side.
     Raises UsageError, DataError.
     """
+    from morphogen.evaluation.copying import fingerprint
+
     watch = watch or Watch()
     check_count(k, "k", 1000)
     if out is not None:
@@ -45,7 +47,8 @@ def nearest(
     raws = [item.raw for item in items]
     distance, index = yard.nearest(raws, k)
     closer = yard.closer_than(distance[:, 0])
-    same = _same(opened.codec, raws, [item.raw for item in train])
+    seen = {fingerprint(item.raw, opened.codec) for item in train}
+    same = np.array([fingerprint(raw, opened.codec) in seen for raw in raws], bool)
     rows = [
         {
             "item": named(item, i),
@@ -72,16 +75,6 @@ def nearest(
     if out is not None:
         write_text(Path(out), _page(opened, items, train, distance, index, answer))
     return answer
-
-
-def _same(codec: Any, raws: list[Any], train: list[Any]) -> np.ndarray:
-    """(N,) whether an item equals a training item; a codec that knows two ways of writing one thing is asked."""
-    from morphogen.contracts import Identifies
-    from morphogen.evaluation.copying import fingerprint
-
-    name = codec.identity if isinstance(codec, Identifies) else fingerprint
-    seen = {name(raw) for raw in train}
-    return np.array([name(raw) in seen for raw in raws], bool)
 
 
 def _verdict(rows: list[dict[str, Any]], distance: np.ndarray, held: int) -> str:

@@ -60,7 +60,9 @@ def score(
     if by not in WAYS:
         raise UsageError(f"unknown way '{by}'", remedy=suggest(by, WAYS))
     if target is not None:
-        check_output(target, force=force, inputs=(Path(data),) if isinstance(data, str | Path) else ())
+        check_output(target, force=force, inputs=(data,))
+        if target.is_dir() and any(target.iterdir()) and not (target / "scores.csv").is_file():
+            raise UsageError("the folder was not written by score; it is not overwritten", where=target, remedy="choose another name")
     opened = Opened(run, device, watch)
     items = opened.read(data)
     labels = _labels(opened, data, items, label, normal)
@@ -74,7 +76,7 @@ def score(
     for line in answer["notes"]:
         watch.say(line, "warn")
     if target is not None:
-        _write(opened, target, items, answer, found, force)
+        _write(opened, target, items, answer, found)
     return {**answer, "out": str(target) if target is not None else None}
 
 
@@ -127,7 +129,7 @@ class _Judge:
 
     def _views(self, raws: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """What nearest neighbours and the forest look at."""
-        from morphogen.evaluation.yardstick import featurise
+        from morphogen.evaluation.evidence import featurise
 
         if self.plain:
             x = np.stack([np.ravel(self.opened.codec.encode(raw)) for raw in raws]).astype(np.float64)
@@ -296,7 +298,7 @@ def _column(opened: Opened, data: Any, items: Sequence[Item], name: str) -> list
 
 
 # ---------------------------------------------------------------- files
-def _write(opened: Opened, out: Path, items: Sequence[Item], answer: dict[str, Any], found: _Found, force: bool) -> None:
+def _write(opened: Opened, out: Path, items: Sequence[Item], answer: dict[str, Any], found: _Found) -> None:
     from morphogen.trust.provenance import stamp
 
     facts = {**opened.facts("score", out), **{k: answer[k] for k in ("by", "kind", "rate", "threshold", "held_out")}}
@@ -305,12 +307,6 @@ def _write(opened: Opened, out: Path, items: Sequence[Item], answer: dict[str, A
         write_text(out, _csv(rows) if out.suffix.lower() == ".csv" else "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
         stamp(out, facts)
         return
-    import shutil
-
-    if force and out.is_dir():
-        if any(out.iterdir()) and not (out / "scores.csv").is_file():
-            raise UsageError("the folder was not written by score; it is not overwritten", where=out, remedy="choose another name")
-        shutil.rmtree(out)
     oddest = sorted(range(len(rows)), key=lambda i: -rows[i]["score"])[:HEATS]
     with new_folder(out) as folder:
         drawn = [] if found.parts is None else _heats(opened, items, found.parts, oddest)

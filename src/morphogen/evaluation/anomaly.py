@@ -9,7 +9,7 @@ import numpy as np
 
 from morphogen.contracts import Sample
 from morphogen.evaluation.metric import Interval, auc, bootstrap
-from morphogen.evaluation.yardstick import closest
+from morphogen.evaluation.neighbours import closest
 from morphogen.spaces import Record, Space, Tokens
 
 NEIGHBOURS = 5

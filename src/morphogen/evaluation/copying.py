@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from morphogen.contracts import Identifies, Raw
-from morphogen.evaluation.evidence import HELD, MODEL, Evidence
+from morphogen.evaluation.evidence import HELD, MODEL, Evidence, featurise
 from morphogen.evaluation.metric import Interval, Metric, bootstrap, measured, share
 from morphogen.evaluation.neighbours import nearest
 
@@ -52,7 +52,7 @@ def fingerprint(raw: Raw, codec: Any = None) -> str:
 def nearness(evidence: Evidence) -> tuple[Nearness, np.ndarray]:
     """Nearest training distances in the metric space, and the training indices that were searched."""
     order = evidence.rng("copying").permutation(len(evidence.train))[: evidence.limit * MOST_TRAIN]
-    searched = evidence.scaler(evidence.featurise([evidence.train[i].raw for i in order]))
+    searched = evidence.scaler(featurise(evidence.codec, [evidence.train[i].raw for i in order]))
     own, index = nearest(evidence.points(MODEL), searched)
     held, _ = nearest(evidence.points(HELD), searched)
     rivals = {name: nearest(evidence.points(name), searched)[0] for name in evidence.baselines}

@@ -95,13 +95,8 @@ class Evidence:
         """The codec's features of `rows`, (n, D) float64, finite."""
         key = ("features", name)
         if key not in self._cache:
-            self._cache[key] = self.featurise(self.raws(name))
+            self._cache[key] = featurise(self.codec, self.raws(name))
         return self._cache[key]
-
-    def featurise(self, raws: Sequence[Raw]) -> np.ndarray:
-        """Finite features of any raw items."""
-        out = np.asarray(self.codec.features(list(raws)), dtype=np.float64)
-        return np.nan_to_num(out.reshape(len(raws), -1), nan=0.0, posinf=1e6, neginf=-1e6)
 
     @property
     def spared(self) -> int:
@@ -244,6 +239,14 @@ class TableCoder:
         parts = [self.number(rows, c) if c in self.numbers else self.codes(rows, c).astype(np.float64) for c in chosen]
         # classifiers work in float32: an absurd number must not become infinite there
         return np.clip(np.stack(parts, axis=1), -1e30, 1e30) if parts else np.zeros((len(rows), 0))
+
+
+def featurise(codec: Any, raws: Sequence[Raw]) -> np.ndarray:
+    """(N, D) finite float64 features of raw items."""
+    if not len(raws):
+        return np.zeros((0, 1))
+    out = np.asarray(codec.features(list(raws)), dtype=np.float64).reshape(len(raws), -1)
+    return np.nan_to_num(out, nan=0.0, posinf=1e6, neginf=-1e6)
 
 
 def as_number(value: Any) -> float:

@@ -33,8 +33,17 @@ def radii(x: np.ndarray, k: int) -> np.ndarray:
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row of `a` the distance to, and index of, its nearest row of `b`."""
-    distance, index = np.empty(len(a)), np.empty(len(a), dtype=np.int64)
+    distance, index = closest(a, b, 1)
+    return distance[:, 0], index[:, 0]
+
+
+def closest(a: np.ndarray, b: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, k) distances to, and indices of, the nearest rows of `b`, nearest first."""
+    k = min(k, len(b))
+    distance, index = np.empty((len(a), k)), np.empty((len(a), k), np.int64)
     for rows, d in blocks(a, b):
-        index[rows] = d.argmin(axis=1)
-        distance[rows] = d[np.arange(len(d)), index[rows]]
+        some = np.argpartition(d, k - 1, axis=1)[:, :k]
+        order = np.take_along_axis(d, some, 1).argsort(axis=1, kind="stable")
+        index[rows] = np.take_along_axis(some, order, 1)
+        distance[rows] = np.take_along_axis(d, index[rows], 1)
     return distance, index

@@ -5,7 +5,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-KEY = ("coverage", "precision", "c2st", "frechet", "tstr:", "bits per", "columns", "correlations", "rare frequency", "copied run")
+from morphogen.evaluation.suite import KEY
+
+COMPARED = (*KEY, "copied run")
 
 
 def recommend(results: Mapping[str, Any], seconds: Mapping[str, float]) -> tuple[str, str]:
@@ -21,7 +23,7 @@ def recommend(results: Mapping[str, Any], seconds: Mapping[str, float]) -> tuple
         for b in names[i + 1 :]:
             for metric in results[a].metrics:
                 other = next((m for m in results[b].metrics if m.name == metric.name), None)
-                if other is None or not metric.name.startswith(KEY) or not math.isfinite(metric.value) or not math.isfinite(other.value):
+                if other is None or not metric.name.startswith(COMPARED) or not math.isfinite(metric.value + other.value):
                     continue
                 outcome = metric.compare(other.interval)
                 wins[a] += outcome

@@ -8,32 +8,12 @@ import numpy as np
 
 from morphogen.contracts import Raw
 from morphogen.errors import DataError
-from morphogen.evaluation.evidence import Scaler
-from morphogen.evaluation.neighbours import blocks
+from morphogen.evaluation.evidence import Scaler, featurise
+from morphogen.evaluation.neighbours import closest
 
 MOST = 50_000  # training items that are searched
 FITTED = 5_000  # of them shape the space
 ENOUGH = 20  # held-out items below which percentiles mean nothing
-
-
-def featurise(codec: Any, raws: Sequence[Raw]) -> np.ndarray:
-    """(N, D) finite float64 features of raw items."""
-    if not len(raws):
-        return np.zeros((0, 1))
-    out = np.asarray(codec.features(list(raws)), dtype=np.float64).reshape(len(raws), -1)
-    return np.nan_to_num(out, nan=0.0, posinf=1e6, neginf=-1e6)
-
-
-def closest(a: np.ndarray, b: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N, k) distances to, and indices of, the nearest rows of `b`, nearest first."""
-    k = min(k, len(b))
-    distance, index = np.empty((len(a), k)), np.empty((len(a), k), np.int64)
-    for rows, d in blocks(a, b):
-        some = np.argpartition(d, k - 1, axis=1)[:, :k]
-        order = np.take_along_axis(d, some, 1).argsort(axis=1, kind="stable")
-        index[rows] = np.take_along_axis(some, order, 1)
-        distance[rows] = np.take_along_axis(d, index[rows], 1)
-    return distance, index
 
 
 class Yardstick:

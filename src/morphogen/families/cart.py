@@ -54,7 +54,6 @@ class Cart(nn.Module):
     Sampling: ClassVar[type] = Sampling
     infill = "any"
     phases: tuple[Phase, ...] = ()
-    holds_training_rows = True
 
     def __init__(self, space: Space, conditions: dict[str, Space] | None = None, config: Config | None = None) -> None:
         super().__init__()

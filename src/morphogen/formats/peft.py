@@ -72,11 +72,6 @@ def decoder_to_hf(path: str) -> str:
     return "model." + path.removeprefix("net.") if path.startswith("net.") else path
 
 
-def decoder_from_hf(path: str) -> str:
-    """The inverse of `decoder_to_hf`."""
-    return "net." + path.removeprefix("model.") if path.startswith("model.") else path
-
-
 def _same(name: str) -> str:
     return name
 

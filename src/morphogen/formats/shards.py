@@ -85,13 +85,6 @@ class Shards(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def check_finite(self) -> None:
-        """Read every number once. Raises FormatError naming the first tensor that holds a NaN or an infinity."""
-        for name in self:
-            tensor = self[name].reshape(-1)
-            if tensor.dtype.is_floating_point and not all(bool(part.float().isfinite().all()) for part in tensor.split(1 << 22)):
-                raise FormatError(f"tensor {short(name)} holds NaN or infinity", where=self.path, remedy="train or fetch it again")
-
 
 def find_weights(path: Path) -> Path:
     """The file to begin with: a .safetensors file or an index. Raises DataError or FormatError saying what lies there instead."""
