@@ -26,7 +26,7 @@ def test_nothing_is_put_into_a_file(tmp_path: Path) -> None:
 
 def test_an_output_is_not_its_input(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(UsageError, match="inside the input"):
+    with pytest.raises(UsageError, match="the output is the input"):
         check_output(tmp_path / "b" / ".." / "a.png", force=True, inputs=(tmp_path / "a.png",))
     check_output(tmp_path / "b.png", inputs=([1, 2], None, object()))  # what is no path is no place
 

@@ -174,7 +174,8 @@ def check_output(path: Path, *, force: bool = False, inputs: Iterable[Any] = ())
             continue
         source = _followed(Path(given).expanduser())
         if resolved == source or (source.is_dir() and source in resolved.parents):
-            raise UsageError("the output lies inside the input", where=path, remedy="choose a place outside of it")
+            what = "the output is the input" if resolved == source else "the output lies inside the input"
+            raise UsageError(what, where=path, remedy="choose another place")
         if resolved in source.parents and force:  # what is replaced is taken away first
             raise UsageError("the input lies inside the output that --force would replace", where=path, remedy="choose another place")
     above = next((p for p in resolved.parents if p.exists()), None)

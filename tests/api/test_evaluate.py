@@ -9,7 +9,7 @@ import pytest
 
 import morphogen
 from morphogen.api.common import Watch
-from morphogen.api.evaluate import evaluate, plan_again
+from morphogen.api.evaluate import _other_data, evaluate, plan_again
 from morphogen.api.train import fitted_classical
 from morphogen.errors import DataError
 from morphogen.plan import make_plan
@@ -51,6 +51,16 @@ def test_changed_data_are_said(tmp_path: Path) -> None:
     data.write_text(data.read_text().replace("a,", "b,", 1))
     plan_again(run, watch=ear)
     assert len(ear.lines) == 1 and "changed since the run learned" in ear.lines[0]
+
+
+def test_other_data_that_do_not_fit_are_counted(tmp_path: Path) -> None:
+    run, ear = morphogen.train(table(tmp_path / "a" / "rows.csv"), tmp_path / "run", family="neighbour"), Ear()
+    (tmp_path / "new.csv").write_text("kind,size\na,3.5\nz,4.5\nb,\n")
+    found = _other_data(run, plan_again(run), tmp_path / "new.csv", run.model(), ear)
+    assert [item.raw["kind"] for item in found] == ["a"] and "2 of 3 items do not fit the run" in ear.lines[0]
+    (tmp_path / "other.csv").write_text("name\nx\ny\n")
+    with pytest.raises(DataError, match="no item fits the run"):
+        _other_data(run, plan_again(run), tmp_path / "other.csv", run.model(), ear)
 
 
 def test_baselines_see_the_items_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,20 @@ def test_collapse_is_advised_on() -> None:
     assert result.tone != "good" and any("low coverage" in line for line in result.advice)
 
 
+def test_minutes_are_advised_only_where_they_help() -> None:
+    """A tree has no minutes, and what covers everything has no room for more."""
+    far = blobs(300, 9, shift=1.2)
+    said = {trains: " ".join(suite.evaluate(vectors(far, trains=trains), only=FAST).advice) for trains in (True, False)}
+    assert "both precision and coverage still have room" in said[True] and "minutes" not in said[False]
+    assert "good precision" not in said[True], "half of these outputs lie where nothing real lies"
+    assert not any("minutes" in line for line in suite.evaluate(vectors(blobs(300, 9)), only=FAST).advice)
+
+
+def test_rates_of_real_data_are_said_like_the_models_own() -> None:
+    lines = {m.name: m.line for m in suite.evaluate(vectors(blobs(300, 9)), only=("prdc",)).metrics}
+    assert lines["precision"].count("%") == 2 and lines["coverage"].count("%") == 2 and "%" not in lines["density"]
+
+
 @pytest.mark.parametrize(("held", "made"), [(20, 100), (100, 20), (1, 1), (6, 6)])
 def test_too_few_is_said(held: int, made: int) -> None:
     evidence = vectors(blobs(made, 9), train=as_items(blobs(40, 1)), heldout=as_items(blobs(held, 2)), baselines={"kde": blobs(made, 4)})

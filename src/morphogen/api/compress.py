@@ -40,9 +40,7 @@ def compress(
     watch, source, out = watch or Watch(), Path(source).expanduser(), Path(out).expanduser()
     folder = run if isinstance(run, Run) else Run.load(run)
     kind, files, empty = read_all(source)
-    check_output(out, force=force, inputs=(source, folder.path) if source.is_dir() else (folder.path,))
-    if out.resolve() == source.resolve():
-        raise DataError("the output is the input", where=out, remedy="choose another name")
+    check_output(out, force=force, inputs=(source, folder.path))
     total = sum(map(len, files.values()))
     if total > LARGEST:
         raise ResourceError(f"{total:,} bytes are more than {LARGEST:,}", where=source, remedy="compress parts of it")

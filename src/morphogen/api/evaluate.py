@@ -16,8 +16,10 @@ from morphogen.api.watching import default_cond, load_previews
 from morphogen.contracts import Item
 from morphogen.errors import DataError, MorphogenError
 from morphogen.files import check_output, read_json, write_json, write_text
-from morphogen.plan import Plan, defaults_of, derive, make_plan, read, recall_worked_out
+from morphogen.plan import Plan, defaults_of, derive, holdable, make_plan, read, recall_worked_out
 from morphogen.run import Run
+
+OTHERS = 20_000  # items of other data that are compared with at most
 
 
 @dataclass
@@ -66,7 +68,7 @@ def evaluate(
             raise DataError(what, where=folder.path, remedy="give these: the report compares with them") from None
     train, held = plan.part(plan.train), plan.part(plan.held_out)
     if data is not None:
-        held = _other_data(folder, plan, data)
+        held = _other_data(folder, plan, data, model, watch)
     if not held:
         raise DataError(
             "nothing was held out: there are too few items", where=folder.recipe["data"]["path"], remedy="give other items with --data"
@@ -127,13 +129,19 @@ def _planned(folder: Run, source: Any) -> Plan:
     )
 
 
-def _other_data(folder: Run, plan: Plan, data: Any) -> Sequence[Item]:
+def _other_data(folder: Run, plan: Plan, data: Any, model: Any, watch: Watch) -> Sequence[Item]:
+    """The items of other data that the model can hold; the others are counted. Raises DataError when it can hold none."""
     name = folder.recipe["codec"]["name"]
     config = {k: v for k, v in folder.recipe["codec"].get("config", {}).items() if k != "first"}
-    items = read(data, name, config)[-1]
-    needed = folder.recipe.get("conditions", {})
-    items = derive(plan.codec, items[:20000], list(needed))
-    return [item for item in items if all(item.cond.get(k) is not None for k in needed)]
+    every = read(data, name, config)[-1]
+    items, skips = holdable(model.codec, derive(plan.codec, every[:OTHERS], list(model.conditions)), model.conditions)
+    if not items:
+        raise DataError("no item fits the run", where=skips.first[0], remedy="give data of the kind the run learned from")
+    if skips.count:
+        watch.say(f"{skips.count:,} of {len(every):,} items do not fit the run: " + "; ".join(skips.first), "warn")
+    if len(every) > OTHERS:
+        watch.say(f"the first {OTHERS:,} of {len(every):,} items are looked at", "warn")
+    return items
 
 
 def baseline_models(folder: Run, plan: Plan, watch: Watch, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -194,6 +202,7 @@ def judge(
         conditions=conditions,
         log_prob=scores,
         kinds=kinds,
+        trains=bool(model.family.phases),
         seed=seed,
         tell=lambda line: watch.progress("measuring", 0.7, line),
     )

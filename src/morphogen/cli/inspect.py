@@ -40,6 +40,8 @@ def inspect(
 
 def _lines(facts: dict[str, Any], indent: str = "") -> Any:
     for key, value in facts.items():
+        if isinstance(value, dict | list) and not value:
+            continue
         if isinstance(value, dict):
             yield f"{indent}{key}"
             yield from _lines(value, indent + "  ")

@@ -42,6 +42,8 @@ class Evidence:
     "exact, bound or estimate for each entry of log_prob."
     target: str = ""
     "The column a table's usefulness is tried on; empty picks one."
+    trains: bool = True
+    "Whether the model learns by steps, so that more minutes or a smaller net may help."
     seed: int = 0
     limit: int = 5000
     "Most rows of a set that enter a metric (copying looks at ten times as many training rows)."

@@ -64,7 +64,7 @@ def prdc(evidence: Evidence) -> list[Metric]:
     for key, line in _NEIGHBOUR_LINES.items():
         more: dict[str, Any] = {"better": "near", "target": 1.0} if key == "density" else {}
         others = {name: values[key] for name, values in rivals.items()}
-        real_too = f" (real data: {floor[key].value:.2f})." if math.isfinite(floor[key].value) else "."
+        real_too = f" (real data: {floor[key].value:{'.2f' if key == 'density' else '.0%'}})." if math.isfinite(floor[key].value) else "."
         out.append(measured(key, own[key], floor=floor[key], others=others, n=n, feature=evidence.scaler.name,
                             line=line.format(value=own[key].value) + real_too, **more))
     return out

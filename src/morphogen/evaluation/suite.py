@@ -16,6 +16,7 @@ from morphogen.registry import tried, usable
 FEW = 50  # held-out items below which no figure deserves trust
 OPENINGS = {"good": "Good: close to real data.", "fair": "Fair: the same kind of data, with reservations.",
             "poor": "Poor: not a stand-in for real data.", "unknown": "There was too little to measure how good it is."}
+SOUND, ROOM = 0.8, 0.9  # of what real data reach: from here on precision or recall is good; below, more training shows
 LEAN, COPY = 0.8, 0.5  # of the distance to training items that held-out items keep
 KEY = ("coverage", "precision", "c2st", "frechet", "tstr:", "bits per", "columns", "correlations", "rare frequency")
 
@@ -77,7 +78,7 @@ def judge(evidence: Evidence, metrics: list[Metric], closest: list[Pair], notes:
     elif tone == "good" and (severity or rival):
         tone = "fair"
     sentences = [f"{OPENINGS[tone]} {said}".strip(), versus, copied or _not_copied(by_name)]
-    advice = list(_advice(by_name, tone, rival, evidence))
+    advice = list(_advice(by_name, rival, evidence))
     verdict = "\n".join(s for s in sentences if s)
     return Result(metrics, verdict, advice, closest, tone, rival, severity == 2, notes)
 
@@ -215,22 +216,26 @@ def _not_copied(by_name: dict[str, Metric]) -> str:
 
 
 # ----------------------------------------------------------------------- advice
-def _advice(by_name: dict[str, Metric], tone: str, rival: str, evidence: Evidence) -> Iterator[str]:
+def _advice(by_name: dict[str, Metric], rival: str, evidence: Evidence) -> Iterator[str]:
     """What to do next, the most useful first."""
     copied = copy_finding(by_name)[0] > 0
     if copied and len(evidence.train) < 2000:
-        yield f"Use more data or a smaller model: {len(evidence.train):,} items are few enough to be learned by heart."
+        smaller = " or a smaller model" if evidence.trains else ""
+        yield f"Use more data{smaller}: {len(evidence.train):,} items are few enough to be learned by heart."
     elif copied:
-        yield "Train for fewer minutes or with a smaller size, and look at the closest pairs before sharing any output."
+        less = "Train for fewer minutes or with a smaller size, and look" if evidence.trains else "Look"
+        yield f"{less} at the closest pairs before sharing any output."
     if rival:
-        yield f"Try --family {rival}: it is better here and takes seconds. More minutes may turn this around; compare shows both."
+        more = " More minutes may turn this around; compare shows both." if evidence.trains else ""
+        yield f"Try --family {rival}: it is better here and takes seconds.{more}"
     cover, precise, recall = (_ratio(by_name.get(k)) for k in ("coverage", "precision", "recall"))
     if cover is not None and precise is not None:
-        if cover < min(0.8, precise - 0.2):
+        if cover < precise - 0.2 and precise >= SOUND:
             yield "It repeats a few kinds of output (good precision, low coverage): try a higher temperature or less guidance."
-        elif precise < min(0.8, (recall or 0.0) - 0.2):
-            yield "It is varied but often wrong (low precision): train for more minutes, or draw with more steps or a lower temperature."
-        elif tone in ("fair", "poor") and not rival:
+        elif recall is not None and precise < recall - 0.2 and recall >= SOUND:
+            longer = "train for more minutes, or draw with more steps or a lower temperature" if evidence.trains else "try another family"
+            yield f"It is varied but often wrong (low precision): {longer}."
+        elif evidence.trains and max(cover, precise) < ROOM and not rival:
             yield "Give it more minutes: both precision and coverage still have room."
     yield from _advice_details(by_name, hasattr(evidence.codec, "checks"))
     if 0 < len(evidence.heldout) < 200:
