@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -391,3 +391,18 @@ class Fits(Protocol):
     """Classical families: learn from one pass over all batches; what they learn lives in buffers."""
 
     def fit(self, batches: Iterable[Batch]) -> None: ...
+
+
+class Health(NamedTuple):
+    """How well a family is in training, from 1 (well) to 0 (nothing left of the data); what to say and to do when it is not."""
+
+    share: float
+    words: str
+    remedy: str
+
+
+@runtime_checkable
+class Ails(Protocol):
+    """Can go wrong though its losses look fine, and can tell: a run then goes back to a state that was well."""
+
+    def health(self) -> Health: ...

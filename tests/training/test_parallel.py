@@ -56,10 +56,10 @@ class Case:
 ROW, PICTURE, TEXT = Array((5,)), Array((1, 8, 8)), Tokens(12, 10, end=11)
 CASES = {
     "vae": Case("vae", ROW),
-    "gan": Case("gan", ROW, training={"windows": 2}),
+    "gan": Case("gan", ROW, training={"windows": 2, "activation_checkpointing": True}),
     "diffusion": Case("diffusion", ROW, training={"optimiser": "muon"}),
     "flow": Case("flow", ROW),
-    "autoregressive": Case("autoregressive", TEXT, training={"optimiser": "muon", "windows": 3}),
+    "autoregressive": Case("autoregressive", TEXT, training={"optimiser": "muon", "windows": 3, "activation_checkpointing": True}),
     "masked": Case("masked", TEXT),
     "seq2seq": Case("seq2seq", TEXT),
     "vae.picture": Case("vae", PICTURE),
@@ -67,7 +67,7 @@ CASES = {
     "vae.critic": Case("vae", PICTURE, {"adversarial": 0.1}),
     "gan.picture": Case("gan", PICTURE),
     "diffusion.picture": Case("diffusion", PICTURE),
-    "flow.picture": Case("flow", PICTURE, training={"windows": 2}),
+    "flow.picture": Case("flow", PICTURE, training={"windows": 2, "activation_checkpointing": True}),
 }
 
 

@@ -68,7 +68,7 @@ def train(
         wishes = recorded_wishes(recorded) if recorded else _over(recipe, own) if recipe else own
         recall_worked_out(out)
         again = recorded.get("data", {}).get("bridge")
-        plan = make_plan(data, **wishes, parent=Run.load(again) if again else parent)
+        plan = make_plan(data, **wishes, parent=Run.load(again) if again else parent, tell=watch.progress)
         _say(plan, watch)
         crew.same("data", [plan.family, len(plan.items), [int(i) for i in plan.train], plan.training.steps, plan.seed])
         crew.once(lambda: locked.enter_context(lock(out)))
@@ -219,6 +219,7 @@ class Job:
     def run(self, fresh: bool, data: Any, bridge: Any, cond: Sequence[str]) -> Run:
         import torch
 
+        from morphogen.training import generated
         from morphogen.training.data import Dataset
 
         with torch.random.fork_rng(devices=[]):
@@ -227,6 +228,8 @@ class Job:
         dataset = Dataset(model, self.plan.lessons())
         self.sized(model, dataset)
         if model.family.phases:
+            if self.plan.training.compile:
+                generated.check(model.family, self.plan.training, self.crew.world)
             self.crew.once(lambda: self.fits(model, dataset, self.plan.family_config.get("net")))
         held = Dataset(model, self.plan.part(self.plan.held_out)) if self.plan.held_out else None
         if fresh:
@@ -297,7 +300,7 @@ class Job:
         write_json(
             run.path / "provenance.json",
             {
-                "data": hash_data(listing.files, listing.root) if listing.files else None,
+                "data": hash_data(listing.files, listing.root, listing.hashes) if listing.files else None,
                 "parents": [hash_file(self.parent.path / "model.safetensors")] if self.parent else [],
                 "seed": plan.seed,
                 "environment": environment(),
@@ -330,6 +333,8 @@ class Job:
         model.family.load_state_dict(trainer.final())
         model.to(self.device)
         facts = {"skipped": trainer.guard.skipped, "roll_backs": trainer.guard.roll_backs, "steps": trainer.steps}
+        if trainer.overfits():
+            facts["overfits"] = trainer.overfits()
         return {**facts, **({"processes": crew.world, "parallel": crew.kind} if several else {})}
 
     def timed(self, trainer: Any, preview: Previewer) -> Any:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from morphogen.config import NetConfig
-from morphogen.contracts import Batch, Cond, Loss, Partial, Phase, Request
+from morphogen.contracts import Batch, Cond, Health, Loss, Partial, Phase, Request
 from morphogen.errors import UsageError
 from morphogen.families.common import Standard, drop_of, need_array, stepwise
 from morphogen.nets.build import build_net, resolve
@@ -196,6 +196,14 @@ class GAN(nn.Module):
             deviation = {k: (stats[f"{k}.square"] / stats["n"] - (stats[f"{k}.sum"] / stats["n"]).square()).clamp(min=0).sum().sqrt()
                          for k in ("real", "fake")}
             self.spread.lerp_(deviation["fake"] / deviation["real"].clamp(min=1e-6), 0.05)
+
+    def health(self) -> Health:
+        """A collapse (all samples alike) or a flight (samples far out) by the spread of what is generated."""
+        spread = float(self.spread)
+        what = "nearly all alike" if spread < 1 else "far from all real ones"
+        words = f"the generated samples are {what}: their spread is {spread:.2g} of the real ones'"
+        remedy = f"steady the game by --set family.gamma={max(1.0, 4 * self.config.gamma):g}, or a lower --set training.lr=5e-4"
+        return Health(min(spread, 1 / max(spread, 1e-9)), words, remedy)
 
     @stepwise
     def stream(self, request: Request) -> Iterator[Partial]:

@@ -16,6 +16,7 @@ IN_A_ROW = 3  # skipped steps in a row that send a run back
 WINDOW, MOST_SKIPPED = 100, 5  # as do more skipped steps than this among the last WINDOW
 HIGH, FEWEST = 5, 10  # steps in a row with a loss far above its median; losses before there is a median to speak of
 KEEP_EVERY = 50  # steps between the states that are gone back to
+COLLAPSED, HEALTHY = 0.1, 0.5  # `Health.share` below which a run goes back, and above which a state is one to go back to
 ROLL_BACKS = 2  # the next time a run is stopped
 
 
@@ -97,11 +98,12 @@ class Guard:
         else:
             self.good = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
-    def go_back(self, step: int, why: str) -> None:
+    def go_back(self, step: int, why: str, remedy: str = "") -> None:
         """Count a roll-back. Raises Diverged when there were enough."""
         if self.roll_backs >= ROLL_BACKS:
             where = f"step {step}, after {ROLL_BACKS} returns to a good state at half the rate"
-            raise Diverged(why, where=where, remedy="train again with a lower rate, as --set training.lr=1e-4, or look for wrong items")
+            usual = "train again with a lower rate, as --set training.lr=1e-4, or look for wrong items"
+            raise Diverged(why, where=where, remedy=remedy or usual)
         self.roll_backs, self.row, self.high, self.late = self.roll_backs + 1, 0, 0, []
 
 

@@ -26,6 +26,8 @@ class TrainConfig:
     "Parts of a batch worked on at once, one thread each; 0: one a core on a processor, else 1."
     activation_checkpointing: bool = False
     "Blocks forget what they worked out and do it again on the way back: less memory, the same numbers, a third more time."
+    compile: bool = False
+    "The loss in code generated for it (torch.compile): worth it for long runs, the same weights up to rounding."
     optimiser: str = "adamw"
     "adamw, or muon: orthogonal updates of hidden matrices (the rest by AdamW)."
     lr: float = 1e-3

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from morphogen.contracts import Adapts, Batch, Calibrates, Loss
+from morphogen.contracts import Adapts, Ails, Batch, Calibrates, Loss
 from morphogen.errors import Interrupted
 from morphogen.model import Model
 from morphogen.nets.dropout import Draw, drawn
 from morphogen.sampling import draws
-from morphogen.training import checkpoint
+from morphogen.training import checkpoint, generated
 from morphogen.training.data import Dataset, order
 from morphogen.training.ema import EMA
-from morphogen.training.guard import Guard, finite, recalled
+from morphogen.training.guard import COLLAPSED, HEALTHY, Guard, finite, recalled
 from morphogen.training.lanes import Lanes, lanes_for
 from morphogen.training.optim import TrainConfig, aimed, ema_decay, optimisers, rate, retargeted
+from morphogen.training.overfit import Check, by_heart, check, words
 from morphogen.training.recompute import recompute
 from morphogen.training.saving import Saving, between_steps
 
@@ -49,14 +50,19 @@ class Trainer:
         self.held_out, self.steps, self.guard, self.threads = held_out, 0, Guard(), torch.get_num_threads()
         self.best_loss = math.inf
         self.best: dict[str, Tensor] = {}
+        self.checks: list[Check] = []
         lanes = config.lanes or lanes_for(model.device)
         self.config = config = dataclasses.replace(config, lanes=lanes)
         self.ema = EMA(model.family, ema_decay(config)) if config.ema else None
         self.lanes = crew.over(model.family, self.ema) if crew else Lanes(model.family, lanes)
         self.family: Any = self.lanes.modules[0]
+        self.generated: dict[int, Any] = {}
         if config.activation_checkpointing:
             for module in self.lanes.modules:
                 recompute(module)
+        if config.compile:
+            generated.check(self.family, config, crew.world if crew else 1)
+            self.generated = {id(module): generated.generated(module) for module in self.lanes.modules}
         trainable = {k: p for k, p in self.family.named_parameters() if p.requires_grad}
         self.frozen = {k for k, p in self.family.named_parameters(remove_duplicate=False) if not p.requires_grad}
         self.params = {ph.name: {k: p for k, p in trainable.items() if k.startswith(ph.params)} for ph in self.family.phases}
@@ -118,8 +124,11 @@ class Trainer:
             self.ema.update(self.steps)
         if not good:
             log["skipped"] = self.guard.skipped + 1
-        if why := self.guard.note(self.steps, {name: log[name] for name in self.params if name in log}, good):
-            self._go_back(why)
+        why, remedy = self.guard.note(self.steps, {name: log[name] for name in self.params if name in log}, good), ""
+        if not why and good and isinstance(self.family, Ails) and (health := self.family.health()).share < COLLAPSED:
+            why, remedy = health.words, health.remedy
+        if why:
+            self._go_back(why, remedy)
             log["back"] = why
         return {"step": self.steps, "lr": self.config.lr * factor, **log}
 
@@ -127,21 +136,22 @@ class Trainer:
         """Remember this state as one to go back to, unless it is not finite: then it is what one goes back from."""
         state = self.state()
         if finite(state):
-            self.guard.keep(self.steps, state)
+            if not self.guard.good or not isinstance(self.family, Ails) or self.family.health().share > HEALTHY:
+                self.guard.keep(self.steps, state)
         elif self.guard.good:
             self._go_back("weights are no numbers")
 
-    def _go_back(self, why: str) -> None:
+    def _go_back(self, why: str, remedy: str = "") -> None:
         """To the last good state, at half the rate; the step count stands. Raises Diverged when that was done often enough."""
         self._restore(self.guard.good)
-        self.guard.go_back(self.steps, why)
+        self.guard.go_back(self.steps, why, remedy)
 
     def _backward(self, batches: list[list[Batch]], phase: str, stats: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         def work(module: nn.Module, mine: list[Batch]) -> list[Loss]:
             losses = []
             for i, batch in enumerate(mine):
                 with drawn(dropped(batch.key, phase)), self.lanes.loss(module, phase, i + 1 == len(mine)) as loss_of:
-                    loss = loss_of(batch, phase)
+                    loss = self.generated.get(id(module), loss_of)(batch, phase)
                     loss.total.backward()
                 losses.append(dataclasses.replace(loss, total=loss.total.detach()))
             return losses
@@ -186,6 +196,9 @@ class Trainer:
             return None
         module = self.ema.module if self.ema else self.family
         value = self.lanes.tell(held_out_loss(module, self.held_out))
+        usual = self.guard.losses.get(self.family.phases[0].name)
+        if usual and math.isfinite(value):
+            self.checks.append(check(self.steps, value, usual))
         if self.config.keep == "best" and -math.inf < value < self.best_loss and finite(self.moving(module)):
             self.best_loss, self.best = value, {k: v.detach().cpu().clone() for k, v in self.moving(module).items()}
         return value
@@ -212,14 +225,18 @@ class Trainer:
         if save_to:
             checkpoint.check_room(save_to, self.state())
         saving, threads, whole = Saving(self, save_to, every, warn), torch.get_num_threads(), True
+        told = bool(self.overfits())
         torch.set_num_threads(self.threads)
         try:
             with between_steps() as stop:
-                while self.steps < self.config.steps:
+                while self.steps < self.config.steps and not self.ended():
                     whole = False
                     log = self.step()
                     if due(self.steps, self.config.checks, aimed(self.config, self.steps - 1)) and (value := self.check()) is not None:
                         log["held_out"] = value
+                        if warn and (said := self.overfits()) and not told:
+                            warn(f"step {self.steps:,}: {said}")
+                            told = True
                     whole = True
                     if hook:
                         hook(self, log)
@@ -237,6 +254,14 @@ class Trainer:
             raise Interrupted(f"stopped; {what}", where=where, remedy="go on with --resume") from None
         finally:
             torch.set_num_threads(threads)
+
+    def overfits(self) -> str:
+        """In plain words that the run learns its items by heart, and what is done about it; nothing when it does not."""
+        return words(self.checks, self.data.n, self.config.keep)
+
+    def ended(self) -> bool:
+        """Whether nothing is to be gained any more: the best weights are kept, and lie behind."""
+        return self.config.keep == "best" and by_heart(self.checks) is not None
 
     def retarget(self, steps: int) -> None:
         """Change how many steps there will be; what has been done so far stays as it was."""
@@ -302,7 +327,7 @@ class Trainer:
         tensors = state | {f"best/{k}": v for k, v in self.best.items()} | {f"good/{k}": v for k, v in self.guard.good.items()}
         best = self.best_loss if math.isfinite(self.best_loss) else None
         facts = {"steps": self.steps, "best_loss": best, "seed": self.seed, "total": self.config.steps, "guard": self.guard.facts(),
-                 "threads": self.threads, "around": self.around()}
+                 "checks": self.checks, "threads": self.threads, "around": self.around()}
         self.lanes.write(folder, self.steps, tensors, facts)
         return True
 
@@ -318,6 +343,7 @@ class Trainer:
         self.best = laid(part(tensors, "best/"), part(state, "ema/" if self.ema else "model/"))
         self.guard = recalled(facts["guard"], laid(part(tensors, "good/"), state))
         self.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
+        self.checks = [Check(*check) for check in facts.get("checks", [])]
         self.steps, self.threads = facts["steps"], facts["threads"]
         now = self.around()
         differ = [f"{k} {was} (now {now[k]})" for k, was in facts["around"].items() if k in now and now[k] != was]
@@ -331,7 +357,7 @@ class Trainer:
         return {
             "torch": str(torch.__version__), "device": self.model.device.type, "cpu": torch.backends.cpu.get_cpu_capability(),
             "dtype": "+".join(dtypes), "lanes": self.lanes.world, "batch": self.config.batch, "seed": self.seed,
-            "data": self.data.fingerprint(),
+            "data": self.data.fingerprint(), "compiled": self.config.compile,
         }  # fmt: skip
 
 
