@@ -23,7 +23,7 @@ from morphogen.training.optim import TrainConfig
 from morphogen.training.split import split
 
 if TYPE_CHECKING:
-    from morphogen.codecs.sources import Skips
+    from morphogen.codecs.sources import Skips, Tell
 
 ALIASES = {"labels": "label", "captions": "caption"}
 
@@ -84,12 +84,15 @@ def claim(listing: Any) -> tuple[str, str]:
 
 
 def read(
-    data: Any, codec: str | None = None, config: dict[str, Any] | None = None, cond: Sequence[str] = ()
+    data: Any, codec: str | None = None, config: dict[str, Any] | None = None, cond: Sequence[str] = (), tell: Tell | None = None
 ) -> tuple[Any, str, str, Any, Sequence[Item]]:
-    """(listing, codec name, why, codec, items) of a person's data, nothing fitted yet. A codec with fields puts `cond` first."""
+    """(listing, codec name, why, codec, items) of a person's data, nothing fitted yet. A codec with fields puts `cond` first.
+
+    `tell` hears how far the reading is.
+    """
     from morphogen.codecs.sources import scan
 
-    listing = scan(data)
+    listing = scan(data, tell) if tell else scan(data)
     name, why = (codec, "as asked") if codec else claim(listing)
     kind = resolve("codec", name)
     own = tuple(c for c in cond if c not in getattr(kind, "derived", {}))
@@ -114,11 +117,12 @@ def make_plan(
     options: dict[str, dict[str, Any]] | None = None,
     parent: Any = None,
     like: Plan | None = None,
+    tell: Tell | None = None,
 ) -> Plan:
     """Decide everything. `options`: {"codec" | "family" | "net" | "training": {field: value}} override what is derived.
 
     `parent`: the Run whose latent is to be modelled; its codec is used as it is. `like`: a plan of the same data and
-    conditions, whose items and split are taken over instead of read again.
+    conditions, whose items and split are taken over instead of read again. `tell` hears how far the reading is.
     """
     options = options or {}
     _check_numbers(size, minutes, steps)
@@ -128,7 +132,7 @@ def make_plan(
     if like is not None:
         listing, name, why, codec, items = like.listing, like.codec.name, "as before", like.codec, like.items
     else:
-        listing, name, why, codec, items = read(data, parent.recipe["codec"]["name"] if parent else None, codec_options, cond)
+        listing, name, why, codec, items = read(data, parent.recipe["codec"]["name"] if parent else None, codec_options, cond, tell)
     defaults = defaults_of(name)
     fields = _own_fields(codec, items, cond)
     if parent is not None:

@@ -8,7 +8,7 @@ import pytest
 
 from morphogen.codecs.sources import scan
 from morphogen.codecs.table import Config, TableCodec
-from morphogen.codecs.table.files import sniff
+from morphogen.codecs.table.delimited import sniff
 from morphogen.contracts import Item
 from morphogen.errors import DataError, UsageError
 

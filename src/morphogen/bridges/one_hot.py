@@ -44,7 +44,7 @@ class OneHot(nn.Module):
         """Fit the score maps and word frequencies to a large batch of records."""
         for i, ((name, vocab), shares) in enumerate(zip(self.fields, self.frequency.split(self.widths))):
             if vocab:
-                shares.copy_(F.one_hot(x[name][:, 0], vocab).float().mean(0))
+                shares.copy_(torch.bincount(x[name][:, 0], minlength=vocab).double() / len(x[name]))
             else:
                 self.register_buffer(f"knots_{i}", fit_normal(x[name][:, 0]))
 

@@ -37,6 +37,19 @@ class Held(Sequence[Item]):
         return Held(self.store, self.ids[i]) if isinstance(i, slice) else self.store.item(int(self.ids[i]))
 
 
+class Said(Sequence[dict[str, Any]]):
+    """What is said about held items, made when it is asked for."""
+
+    def __init__(self, items: Held) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: Any) -> Any:
+        return Said(self.items[i]) if isinstance(i, slice) else self.items.store.cond(int(self.items.ids[i]))
+
+
 def items_of(codec: Any, listing: Any) -> Sequence[Item]:
     """All that a codec reads in a listing, held where it can."""
     return codec.hold(listing) if isinstance(codec, Holds) else list(codec.read(listing))
@@ -49,7 +62,7 @@ def part_of(items: Sequence[Item], ids: Any) -> Sequence[Item]:
 
 def conds_of(items: Sequence[Item]) -> Sequence[dict[str, Any]]:
     """What is said about each item; none of them is made for it."""
-    return [items.store.cond(i) for i in items.ids.tolist()] if isinstance(items, Held) else [item.cond for item in items]
+    return Said(items) if isinstance(items, Held) else [item.cond for item in items]
 
 
 def given_in(items: Sequence[Item]) -> bool:

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from morphogen import files, spaces
 from morphogen.codecs.framing import as_image, channels_of, resize
-from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, looks_like_picture, picture_of, read_picture
+from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, Kept, in_memory, looks_like_picture, picture_of, read_picture
 from morphogen.codecs.rows import numbered, picture_column
 from morphogen.codecs.sources import METADATA, Listing, Skips, class_folders, group_of, read_metadata, read_utf8, said_about
 from morphogen.contracts import Claim, Given, Item
@@ -71,11 +73,12 @@ class ImageCodec:
             return Claim(0.99 if column else 0.0, f"pictures in column '{column}'" if column else "rows without pictures")
         if not listing.files:
             return Claim(0.0, "no files")
-        pictures = [file for file in listing.files if file.suffix.lower() in SUFFIXES or file.suffix.lower() in REFUSED]
+        pictures = listing.of({*SUFFIXES, *REFUSED})
         if not pictures:
             pictures = [file for file in listing.files[:20] if not file.suffix and looks_like_picture(file)]
-        stems = {file.with_suffix("") for file in pictures}
-        beside = sum(f.name.lower() in METADATA or (f.suffix.lower() == ".txt" and f.with_suffix("") in stems) for f in listing.files)
+        stems = {file.with_suffix("") for file in pictures} if (texts := listing.of({".txt"})) else set()
+        about = listing.of({Path(name).suffix for name in METADATA})
+        beside = sum(f.name.lower() in METADATA for f in about) + sum(f.with_suffix("") in stems for f in texts)
         total = len(listing.files) - beside
         return Claim(len(pictures) / max(total, 1), f"{len(pictures):,} of {total:,} files are pictures")
 
@@ -88,7 +91,7 @@ class ImageCodec:
         if listing.look() is not None:
             yield from self._read_rows(listing)
             return
-        paths = [file for file in listing.files if _is_picture(file)]
+        paths = [file for file, ending in zip(listing.files, listing.endings) if _is_picture(file, ending)]
         if not paths:
             kinds = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in listing.by_suffix().most_common(4))
             raise DataError("no pictures", where=listing.root, remedy=f"expected {', '.join(FORMATS)}; found {kinds or 'none'}")
@@ -98,19 +101,26 @@ class ImageCodec:
         about = read_metadata(listing, unmatched)
         unmatched.check(len(about) + unmatched.count)
         classes = class_folders(listing, paths)
-        texts = {file for file in listing.files if file.suffix.lower() == ".txt"}
+        texts = set(listing.of({".txt"}))
         kept = self._kept
         found: Counter[str] = Counter()
-        for path in paths:
+        begun = time.monotonic()
+        for k, path in enumerate(paths):
+            if k % 64 == 0:
+                rate = k / (time.monotonic() - begun + 1e-9)
+                listing.tell("reading pictures", k / len(paths), f"{k:,} of {len(paths):,}, {rate:,.0f} a second")
             try:
-                raw, notes = read_picture(path, kept)
-                said = read_utf8(path.with_suffix(".txt")).strip() if path.with_suffix(".txt") in texts else ""
+                file = in_memory(path)
+                if isinstance(file, Kept):
+                    listing.hashes[path] = sha256(file.data).digest()
+                raw, notes = read_picture(file, kept)
+                said = read_utf8(path.with_suffix(".txt")).strip() if texts and path.with_suffix(".txt") in texts else ""
             except DataError as error:
                 self.skips.add(listing.name_of(path), f"{error.what}: {error.remedy}")
                 continue
             found.update(notes)
-            cond, group = said_about(about.get(path, {}))
-            if path in classes:
+            cond, group = said_about(about.get(path, {})) if about else ({}, "")
+            if classes and path in classes:
                 cond.setdefault("label", classes[path])
             if said:
                 cond.setdefault("caption", said)
@@ -315,9 +325,8 @@ def _check(config: ImageConfig) -> None:
             raise UsageError(f"unknown symmetry '{name}'", remedy=suggest(name, SYMMETRIES))
 
 
-def _is_picture(path: Path) -> bool:
-    """By its ending, or by content when the ending says nothing we know (a text file is not opened)."""
-    suffix = path.suffix.lower()
+def _is_picture(path: Path, suffix: str) -> bool:
+    """By its ending in lower case, or by content when the ending says nothing we know (a text file is not opened)."""
     if suffix in SUFFIXES or suffix in REFUSED:
         return True
     if path.name.lower() in METADATA or suffix in (".txt", ".md", ".csv", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".html", ".py"):

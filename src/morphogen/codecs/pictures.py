@@ -35,6 +35,7 @@ MAX_BYTES = 240 << 20  # to decode one picture
 BAND = 1 << 18  # pixels converted at a time
 DENSEST = {"PNG": 8 * 1032, "GIF": 2731}  # most pixels a byte can stand for: deflate with one bit a pixel, LZW's longest string
 HEAD = 1024
+WHOLE = 4 << 20  # bytes of a file that is read at once
 WHY = {
     "empty": ("the file is empty", "copy it again"),
     "svg": ("SVG is a drawing in code, not pixels", "export it as PNG"),
@@ -55,7 +56,7 @@ def head_of(path: Path | Kept) -> bytes:
         with path.open("rb") as file:
             return file.read(HEAD)
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path, remedy="check its permissions") from None
+        raise _closed(path, error) from None
 
 
 def sniff(head: bytes) -> str:
@@ -151,10 +152,8 @@ def check_png_data(path: Path | Kept) -> None:
 class Kept:
     """A file in memory, as far as `read_picture` looks at one; `where` is what messages call it."""
 
-    suffix = ""
-
-    def __init__(self, data: bytes, where: str) -> None:
-        self.data, self.where = data, where
+    def __init__(self, data: bytes, where: str, suffix: str = "") -> None:
+        self.data, self.where, self.suffix = data, where, suffix
 
     def open(self, mode: str) -> io.BytesIO:
         return io.BytesIO(self.data)
@@ -164,6 +163,21 @@ class Kept:
 
     def __str__(self) -> str:
         return self.where
+
+
+def in_memory(path: Path) -> Kept | Path:
+    """A file of usual size, opened and read once; a larger one as it is. Raises DataError when it cannot be opened."""
+    name = str(path)
+    try:
+        with open(name, "rb", buffering=0) as file:
+            data = file.read(WHOLE + 1)
+    except OSError as error:
+        raise _closed(path, error) from None
+    return path if len(data) > WHOLE else Kept(data, name, os.path.splitext(name)[1])
+
+
+def _closed(path: Path | Kept, error: OSError) -> DataError:
+    return DataError(f"cannot be read ({error.strerror})", where=path, remedy="check its permissions")
 
 
 def picture_of(cell: Any, where: str, shrink: int = 0) -> tuple[np.ndarray, list[str]]:
@@ -228,12 +242,12 @@ def _hushed() -> Iterator[None]:
 def _upright_pixels(image: Image.Image, shrink: int, notes: list[str]) -> np.ndarray:
     if _has_more_frames(image):
         notes.append("animations or several pages: the first was taken")
-    turn = TURNS.get(_orientation(image))
     hidden = _hidden(image)
     if shrink:
         image.draft(None, (shrink, shrink))  # JPEG decodes straight to 1/2, 1/4 or 1/8: never below what is asked
     factor = max(1, min(image.size) // (2 * shrink)) if shrink else 1
     _check_memory(image, factor, hidden)
+    turn = TURNS.get(_orientation(image))  # of a PNG it may stand behind the pixels, and is looked for there
     image.load()
     width, height = image.width / factor, image.height / factor
     image = _in_bands(image, factor, notes)

@@ -42,11 +42,16 @@ class Rows:
         piece = next(self.pieces(), [[] for _ in self.names])
         return [list(column[:most]) for column in piece]
 
-    def cells(self) -> Iterator[Sequence[Any]]:
-        """Row after row, cells in the order of `names`; numbers of classes are told by their names."""
+    def columns(self) -> Iterator[Piece]:
+        """Piece after piece, columns in the order of `names`; numbers of classes are told by their names."""
         told = [self.words.get(name) for name in self.names]
         for piece in self.pieces():
-            yield from zip(*[_told(column, words) if words else column for column, words in zip(piece, told)])
+            yield [_told(column, words) if words else column for column, words in zip(piece, told)]
+
+    def cells(self) -> Iterator[Sequence[Any]]:
+        """Row after row of what `columns` yields."""
+        for piece in self.columns():
+            yield from zip(*piece)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Row after row as a dict."""

@@ -8,8 +8,10 @@ import os
 import platform
 import struct
 import zlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from morphogen.errors import FormatError
@@ -129,9 +131,10 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def hash_data(files: tuple[Path, ...], root: Path) -> str:
-    """One hash over names and contents of a listing."""
+def hash_data(files: tuple[Path, ...], root: Path, known: Mapping[Path, bytes] = MappingProxyType({})) -> str:
+    """One hash over names and contents of a listing; `known`: hashes of files that were read already."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(root).as_posix()}\0{hash_file(file)}\n".encode())
+        own = known[file].hex() if file in known else hash_file(file)
+        digest.update(f"{file.relative_to(root).as_posix()}\0{own}\n".encode())
     return digest.hexdigest()

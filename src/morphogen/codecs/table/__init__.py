@@ -4,7 +4,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from morphogen.codecs.table import columns as C
 from morphogen.codecs.table import files as F
 from morphogen.codecs.table.cells import free_name, typed
 from morphogen.codecs.table.columns import Column
-from morphogen.codecs.table.store import Reading, Rows, Tally, chunks, coded, kept, numbers_of, value_of
+from morphogen.codecs.table.store import Reading, Rows, Tally, coded, kept, numbers_of, picked, value_of
 from morphogen.contracts import Claim, Given, Item
 from morphogen.errors import DataError, UsageError, suggest
 from morphogen.spaces import Array, Record, Space, Tokens
@@ -93,15 +92,15 @@ class TableCodec:
         if unknown:
             raise DataError(f"column '{min(unknown)}' is missing", where=where, remedy="give a table with the columns of the training data")
         reading = Reading(tables[0].names, {c.name: c for c in columns}, self.skips)
-        at = 0
-        for table in tables:
+        before = 0
+        for k, table in enumerate(tables):
             reading.begin(table)
-            for numbers, cells in chunks(table, Skips() if first else self.skips):
+            for numbers, cells in table.pieces(Skips() if first else self.skips, listing.part("reading rows", k, len(tables))):
                 if first and chosen is not None:
-                    among = chosen[at : at + len(numbers)]
-                    numbers, cells = list(compress(numbers, among)), [tuple(compress(column, among)) for column in cells]
-                    at += len(among)
-                if numbers:
+                    among = np.flatnonzero(chosen[before : before + len(numbers)])
+                    before += len(numbers)
+                    numbers, cells = picked(numbers, among), [picked(column, among) for column in cells]
+                if len(numbers):
                     reading.add(numbers, cells)
         self.skips.check(reading.n + self.skips.count)
         return Held(reading.rows())
@@ -112,8 +111,8 @@ class TableCodec:
         Returns which rows are wanted, None for all.
         """
         tally = Tally(len(tables[0].names), tables[0].typed)
-        for table in tables:
-            for _, cells in chunks(table, self.skips):
+        for k, table in enumerate(tables):
+            for _, cells in table.pieces(self.skips, listing.part("counting cells", k, len(tables))):
                 tally.add(cells)
         self.skips.check(tally.rows + self.skips.count)
         if not tally.rows:

@@ -5,38 +5,26 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from morphogen import files
 from morphogen.codecs.rows import FILES, Rows, of_file
 from morphogen.codecs.sources import Listing, Skips, json_lines
 from morphogen.codecs.table import values as V
 from morphogen.codecs.table.columns import Column, cell
+from morphogen.codecs.table.delimited import names_of, open_csv
+from morphogen.codecs.table.source import PIECE, Piece, Source, in_pieces
 from morphogen.errors import DataError, UsageError, needs
 
 TEXT = (".csv", ".tsv", ".tab")
 LINES = (".jsonl", ".ndjson")
 KNOWN = (*TEXT, *LINES, *FILES)
 SHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods")
-DELIMITERS = ",;\t|"
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width ones run in some editions
-
-
-@dataclass(frozen=True)
-class Source:
-    """A table that can be gone through more than once. `rows(skips)` yields (number, cells in header order).
-
-    `place(number)` says where a row is.
-    """
-
-    names: tuple[str, ...]
-    typed: bool
-    rows: Callable[[Skips], Iterator[tuple[int, Sequence[Any]]]]
-    place: Callable[[int], str]
-    delimiter: str = ","
 
 
 def sources(listing: Listing, encoding: str, limit: int, notes: list[str]) -> list[Source]:
@@ -69,11 +57,11 @@ def _ordered(source: Source, names: tuple[str, ...]) -> Source:
         return source
     at = [source.names.index(n) for n in names]
 
-    def rows(skips: Skips) -> Iterator[tuple[int, Sequence[Any]]]:
-        for number, cells in source.rows(skips):
-            yield number, [cells[i] for i in at]
+    def pieces(skips: Skips, tell: Callable[[float], None]) -> Iterator[Piece]:
+        for numbers, columns in source.pieces(skips, tell):
+            yield numbers, [columns[i] for i in at]
 
-    return Source(names, source.typed, rows, source.place, source.delimiter)
+    return Source(names, source.typed, pieces, source.place, source.delimiter)
 
 
 def _open(path: Path, encoding: str, notes: list[str]) -> Source:
@@ -91,105 +79,7 @@ def _open(path: Path, encoding: str, notes: list[str]) -> Source:
         encoding = "utf-16"
     elif b"\0" in head:
         raise DataError("this is binary, or UTF-16 without its mark", where=path, remedy="save it as CSV (UTF-8)")
-    return _jsonl(path) if path.suffix.lower() in LINES else _csv(path, encoding, notes)
-
-
-# ------------------------------------------------------------------- CSV
-def sniff(sample: str) -> str:
-    """The delimiter under which the most lines have the header's number of cells, more cells winning. (csv.Sniffer guesses letters.)"""
-    best, score = ",", 0.0
-    for delimiter in DELIMITERS:
-        try:
-            widths = [len(r) for r, _ in zip(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter), range(300)) if r]
-        except csv.Error:
-            continue
-        agree = sum(w == widths[0] for w in widths) / len(widths) if widths else 0.0
-        here = agree * (1 + widths[0] / 1e4) if widths and widths[0] > 1 else 0.0
-        if here > score:
-            best, score = delimiter, here
-    return best
-
-
-def _csv(path: Path, encoding: str, notes: list[str]) -> Source:
-    encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    try:
-        with path.open(encoding=encoding, newline="") as file:
-            sample = file.read(1 << 16)
-            whole = len(sample) < 1 << 16
-        delimiter = sniff(sample if whole else sample[: sample.rfind("\n") + 1] or sample)
-        with path.open(encoding=encoding, newline="") as file:
-            header = next((r for r in csv.reader(file, delimiter=delimiter) if r), [])
-    except UnicodeDecodeError:
-        raise _undecodable(path, encoding) from None
-    except csv.Error as error:
-        raise DataError(f"the header cannot be read ({error})", where=f"{path}:1", remedy="check its quotes") from None
-    except LookupError:
-        raise UsageError(f"unknown encoding '{encoding}'", remedy="try utf-8, cp1252 or latin-1") from None
-    names = _names(header, notes)
-    if len(header) > 1 and all(V.number_style(h.strip()) for h in header):
-        notes.append("the first line looks like data; is the header missing?")
-
-    def rows(skips: Skips) -> Iterator[tuple[int, list[str]]]:
-        return _csv_rows(path, encoding, delimiter, len(names), skips)
-
-    return Source(names, False, rows, lambda number: f"{path}:{number}", delimiter)
-
-
-def _names(header: Sequence[str], notes: list[str]) -> tuple[str, ...]:
-    names: dict[str, None] = {}
-    uses: dict[str, int] = {}
-    for i, raw in enumerate(header):
-        base = name = raw.strip() or f"column {i + 1}"
-        while name in names:
-            uses[base] = uses.get(base, 1) + 1
-            name = f"{base} ({uses[base]})"
-        if name != raw.strip():
-            notes.append(f"column {i + 1} has {'the name of another' if raw.strip() else 'no name'}; it is called '{name}'")
-        names[name] = None
-    return tuple(names)
-
-
-def _csv_rows(path: Path, encoding: str, delimiter: str, width: int, skips: Skips) -> Iterator[tuple[int, list[str]]]:
-    with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        seen_header = False
-        while True:
-            start = reader.line_num + 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except UnicodeDecodeError:
-                raise _undecodable(path, encoding) from None
-            except csv.Error as error:
-                if "field larger" in str(error) or "end of data" in str(error):
-                    where = f"{path}:{start}"
-                    raise DataError("a quote is opened and never closed", where=where, remedy="close or double the quote") from None
-                skips.add(f"{path}:{start}", str(error))
-                continue
-            if not row:
-                continue
-            if not seen_header:
-                seen_header = True
-            elif len(row) != width:
-                skips.add(f"{path}:{start}", f"{len(row)} cells under {width} columns")
-            else:
-                yield start, row
-
-
-def _undecodable(path: Path, encoding: str) -> DataError:
-    """The line and byte where decoding fails: the text layer itself only knows the place within its chunk."""
-    where, offset = str(path), 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode("utf-8" if encoding == "utf-8-sig" else encoding)
-            except UnicodeDecodeError as error:
-                where = f"{path}:{number} (byte {offset + error.start})"
-                break
-            offset += len(line)
-    remedy = "save it as UTF-8, or set encoding (often cp1252 or latin-1)"
-    return DataError(f"not valid {encoding.removesuffix('-sig')}", where=where, remedy=remedy)
+    return _jsonl(path) if path.suffix.lower() in LINES else open_csv(path, encoding, notes)
 
 
 # ------------------------------------------------------------------- typed sources
@@ -202,21 +92,24 @@ def _jsonl(path: Path) -> Source:
     if not names and count:
         raise DataError("its objects hold no keys", where=path, remedy="give one object of column: value a line")
 
-    def rows(skips: Skips) -> Iterator[tuple[int, list[Any]]]:
-        for number, row in json_lines(path, skips):
-            yield number, [V.plain(row.get(n)) for n in names]
+    def pieces(skips: Skips, at: Callable[[float], None]) -> Iterator[Piece]:
+        yield from in_pieces((number, [V.plain(row.get(n)) for n in names]) for number, row in json_lines(path, skips))
 
-    return Source(tuple(names), True, rows, lambda number: f"{path}:{number}")
+    return Source(tuple(names), True, pieces, lambda number: f"{path}:{number}")
 
 
 def _of_rows(table: Rows) -> Source:
     """What is in memory, or a Parquet or Arrow file."""
 
-    def rows(skips: Skips) -> Iterator[tuple[int, Sequence[Any]]]:
-        for number, cells in enumerate(table.cells(), 1):
-            yield number, [V.plain(cell) for cell in cells]
+    def pieces(skips: Skips, at: Callable[[float], None]) -> Iterator[Piece]:
+        before = 0
+        for columns in table.columns():
+            for start in range(0, len(columns[0]), PIECE):
+                some = [V.plain_all(column[start : start + PIECE]) for column in columns]
+                yield np.arange(before + start + 1, before + start + len(some[0]) + 1), some
+            before += len(columns[0])
 
-    return Source(_names(table.names, []), True, rows, lambda number: table.place(number - 1))
+    return Source(names_of(table.names, []), True, pieces, lambda number: table.place(number - 1))
 
 
 # ------------------------------------------------------------------- writing

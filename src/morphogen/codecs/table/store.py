@@ -1,4 +1,4 @@
-"""Rows by the million: read in chunks, counted in bounded memory, and kept column by column. No torch here."""
+"""Rows by the million: read in pieces, counted in bounded memory, and kept column by column. No torch here."""
 from __future__ import annotations
 
 import datetime as dt
@@ -15,24 +15,17 @@ from morphogen.codecs.table import columns as C
 from morphogen.codecs.table import values as V
 from morphogen.codecs.table.cells import Parser, typed
 from morphogen.codecs.table.columns import Column
-from morphogen.codecs.table.files import Source
+from morphogen.codecs.table.source import Source
 from morphogen.contracts import Item
 
-CHUNK = 1 << 15  # rows worked on at once
 DISTINCT = 100_000  # different cells of a column that are counted one by one
 GONE = V.MISSING | V.WEAK_MISSING
+AS_WRITTEN = ("category", "id", "text", "constant")  # a cell of text is its value
 EXACT = 2.0**53  # whole numbers up to here are floats as well
 LATEST = 2.0**32  # seconds since 1970 that a float holds to the microsecond
 DIGITS = b"0123456789+-.eE\n"
 ODD = re.compile(r"\n[+-]*0\d+(?=\n)")  # 007 is a code, not a number
 FAR = re.compile(r"[eE][+-]?\d{5}")
-
-
-def chunks(table: Source, skips: Skips) -> Iterator[tuple[list[int], list[tuple[Any, ...]]]]:
-    """(number of each row in its file, columns of cells), up to CHUNK rows at once."""
-    rows = table.rows(skips)
-    while some := list(itertools.islice(rows, CHUNK)):
-        yield [number for number, _ in some], list(zip(*(cells for _, cells in some)))
 
 
 class Tally:
@@ -58,14 +51,19 @@ class Tally:
             if self.rising[j]:
                 self._rise(j, column)
             if self.share[j] < 1:
-                self._gone[j].update(c for c in column if self._is_gone(c))
-                column = list(itertools.compress(column, draw < self.share[j]))
+                self._gone[j].update(self._gone_among(column))
+                column = picked(column, np.flatnonzero(draw < self.share[j]))
             self.counts[j].update(map(_key, column) if self.typed else column)
             while len(self.counts[j]) > DISTINCT:
                 self._thin(j)
 
     def _is_gone(self, cell: Any) -> bool:
         return cell is None if self.typed else cell in GONE
+
+    def _gone_among(self, column: Sequence[Any]) -> dict[Any, int]:
+        if self.typed:
+            return {None: sum(cell is None for cell in column)}
+        return {cell: column.count(cell) for cell in sorted(GONE.intersection(column), key=column.index)}
 
     def _rise(self, j: int, column: Sequence[Any]) -> None:
         try:
@@ -102,12 +100,17 @@ def _key(cell: Any) -> Any:
     return (bool, cell) if type(cell) is bool else cell if cell.__hash__ is not None else type(cell)
 
 
+def picked(cells: Sequence[Any], at: np.ndarray) -> list[Any]:
+    """The cells at these positions."""
+    return [cells[i] for i in at.tolist()]
+
+
 # ------------------------------------------------------------------- a column
 def plain_numbers(column: Column, cells: Sequence[Any]) -> np.ndarray | None:
     """(N,) float64, NaN = missing, of cells that are all plainly written; None when one of them wants a closer look."""
     if column.kind not in ("integer", "number"):
         return None
-    if not all(type(c) is str for c in cells):
+    if not all_text(cells):
         if not set(map(type, cells)) <= {type(None), float if column.kind == "number" else int}:
             return None
         try:
@@ -139,15 +142,28 @@ def parsed(parser: Parser, cells: Sequence[Any]) -> tuple[np.ndarray, list[int]]
     numbers = plain_numbers(parser.column, cells)
     if numbers is not None:
         return numbers, []
-    if all(type(c) is str for c in cells):
-        table = {c: parser(c) for c in set(cells)}
-        values, whole = list(map(table.__getitem__, cells)), Parser not in table.values()
-    else:
-        values, whole = [parser(c) for c in cells], False
-    bad = [] if whole else [i for i, v in enumerate(values) if v is Parser]
+    if all_text(cells):
+        plain, mark = parser.column.kind in AS_WRITTEN, parser.column.mark
+        table = {c: c if plain and c != mark and c.strip() not in GONE else parser(c) for c in set(cells)}
+        if Parser not in table.values():  # what is kept of each different cell is looked up, not worked out again
+            values = kept(parser.column, list(table.values()))
+            known = dict(zip(table, values.tolist()))
+            return np.fromiter(map(known.__getitem__, cells), values.dtype, len(cells)), []
+    values = [parser(c) for c in cells]
+    bad = [i for i, v in enumerate(values) if v is Parser]
     for i in bad:
         values[i] = None
     return kept(parser.column, values), bad
+
+
+def all_text(cells: Iterable[Any]) -> bool:
+    return set(map(type, cells)) <= {str}
+
+
+def keys_of(cells: Iterable[Any]) -> list[Any]:
+    """`typed` of each cell; the cells themselves where those that are equal are of one type."""
+    cells = cells.tolist() if isinstance(cells, np.ndarray) else list(cells)
+    return cells if len(set(map(type, cells)) - {type(None)}) <= 1 else list(map(typed, cells))
 
 
 def kept(column: Column, values: list[Any]) -> np.ndarray:
@@ -206,7 +222,7 @@ class Rows:
 
 
 class Reading:
-    """Chunks of cells to Rows."""
+    """Pieces of a table to Rows."""
 
     def __init__(self, names: Sequence[str], columns: dict[str, Column], skips: Skips) -> None:
         self.parsers = [Parser(columns.get(name)) for name in names]
@@ -219,8 +235,8 @@ class Reading:
         """The rows that follow are this table's."""
         self.starts.append((self.n, table.place))
 
-    def add(self, numbers: Sequence[int], cells: Sequence[Sequence[Any]]) -> None:
-        """Parse a chunk; rows that do not fit their columns are skipped."""
+    def add(self, numbers: Any, cells: Sequence[Sequence[Any]]) -> None:
+        """Parse a piece (`source.Piece`); rows that do not fit their columns are skipped."""
         misfit: dict[int, str] = {}
         found: dict[str, np.ndarray] = {}
         for name, parser, column in zip(self.names, self.parsers, cells):
@@ -257,7 +273,7 @@ def _hashes(columns: Sequence[np.ndarray], n: int) -> np.ndarray:
     out = np.zeros(n, np.uint64)
     for j, column in enumerate(columns):
         if column.dtype == object:
-            keys = [typed(v) for v in column]
+            keys = keys_of(column)
             table = {key: int(group_of(f"{type(v).__name__} {v}"), 16) for key, v in dict(zip(keys, column)).items()}
             bits = np.fromiter(map(table.__getitem__, keys), np.uint64, n)
         else:
@@ -272,8 +288,8 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def coded(cells: Iterable[Any], code: Callable[[Any], int], vocab: int) -> np.ndarray:
+def coded(cells: Sequence[Any] | np.ndarray, code: Callable[[Any], int], vocab: int) -> np.ndarray:
     """(N,) the id of each word, in the smallest whole numbers that hold `vocab` of them; `code` is asked once for each."""
-    keys = list(map(typed, cells))
+    keys = keys_of(cells)
     table = {key: code(value) for key, value in dict(zip(keys, cells)).items()}
     return np.fromiter(map(table.__getitem__, keys), np.min_scalar_type(max(vocab - 1, 0)), len(keys))

@@ -5,6 +5,7 @@ import datetime as dt
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 MISSING = frozenset({"", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "<NA>"})
@@ -51,6 +52,11 @@ def plain(value: Any) -> Any:
     if type(value).__name__ == "Decimal":
         return float(value)
     return value
+
+
+def plain_all(cells: Sequence[Any]) -> Sequence[Any]:
+    """`plain` of each cell."""
+    return cells if set(map(type, cells)) <= {str, int, bool, type(None)} else [plain(cell) for cell in cells]
 
 
 def number_style(text: str) -> str:
