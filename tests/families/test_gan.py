@@ -9,6 +9,7 @@ import torch
 from morphogen.config import NetConfig
 from morphogen.contracts import Batch, Loss, Request
 from morphogen.errors import UsageError
+from morphogen.families.common import drop_of
 from morphogen.families.gan import GAN, GANConfig, GANSampling, critic_rows, generator_rows, penalty, shifted
 from morphogen.sampling import draws
 from morphogen.spaces import Array, Space, Tokens
@@ -96,6 +97,30 @@ def test_penalty_of_a_known_gradient() -> None:
     torch.testing.assert_close(penalty(x, x.square().sum(1)), 4 * x.square().sum(1))
 
 
+@pytest.mark.parametrize("conditions", [{}, LABEL], ids=["alone", "labelled"])
+def test_a_share_of_the_rows_is_penalised_as_all_would_be_on_average(conditions: dict[str, Space]) -> None:
+    space, n = Array((1, 4, 4)), 1024
+    some, every = (make(space, conditions, penalised=share).eval() for share in (0.25, 1.0))
+    with torch.no_grad():
+        some.critic.head.weight.mul_(10)
+    every.load_state_dict(some.state_dict())
+    keys = draws.seeded(0, n)
+    cond = {"label": (torch.arange(n) % 3)[:, None]} if conditions else {}
+    batch = Batch(draws.normal(keys, "x", 0, (1, 4, 4)), keys, torch.ones(n), cond=cond)
+    few, all_of = some(batch, "critic"), every(batch, "critic")
+    # by the definition, side by side and one side at a time
+    x = every.standard(batch.x).requires_grad_()
+    said = drop_of(batch)
+    torch.testing.assert_close(all_of.parts["r1"], penalty(x, every.critic(x, cond, said)).sum().detach(), rtol=1e-4, atol=1e-4)
+    for part in ("r1", "r2"):
+        assert float(few.parts[part]) == pytest.approx(float(all_of.parts[part]), rel=0.15), part
+    # which rows is a matter of their keys, whatever their company
+    alone = [some(Batch(batch.x[s], keys[s], torch.ones(n)[s], cond={k: v[s] for k, v in cond.items()}), "critic")
+             for s in (slice(0, 5), slice(5, 6), slice(6, n))]
+    torch.testing.assert_close(sum(loss.parts["r1"] for loss in alone), few.parts["r1"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sum(loss.total for loss in alone), few.total, rtol=1e-4, atol=1e-4)
+
+
 def test_the_game_is_symmetric_and_ties_at_log_2() -> None:
     a, b = torch.randn(7), torch.randn(7)
     torch.testing.assert_close(critic_rows(a, b), generator_rows(b, a))
@@ -137,7 +162,7 @@ def test_burn_and_temperature() -> None:
     torch.testing.assert_close(out[0], out[1])
 
 
-@pytest.mark.parametrize("options", [{"augment": 0.9}, {"latent": 0}])
+@pytest.mark.parametrize("options", [{"augment": 0.9}, {"latent": 0}, {"penalised": 0.0}])
 def test_bad_options_are_refused(options: dict) -> None:
     with pytest.raises(UsageError):
         make(Array((6,)), **options)
