@@ -3,7 +3,7 @@
 Peers come from benchmarks/peers.txt (pip install --target peers --no-deps -r benchmarks/peers.txt). Parts:
 unet  a denoiser of about 5M parameters at 32x32, batch 64: our family and trainer, and diffusers' UNet2DModel in the same family's
       loss, in its best setting; with --loss also 300 steps of each from the same data, held-out loss of the same function
-vae   an epoch of 28x28 pictures, batch 64: ours and pythae's VAE trainer
+vae   an epoch of 28x28 pictures, batch 64: ours and pythae's VAE trainer, timed on a part of the epoch (--items) and scaled up
 gan   a step of DCGAN's size at 32x32, batch 64: ours and benchmarks/plain_dcgan.py
 Every part also tells the share of the matrix products' rate, measured in the same minute.
 """
@@ -32,6 +32,9 @@ BATCH, SIDE = 64, 32
 QUIET = {"previews": 0, "checks": 1}
 PEER = {"block_out_channels": (32, 64, 160), "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")}  # fmt: skip
+
+# our nets beside DCGAN's 6.1M parameters: as `--size base` makes them, and as many parameters with fewer positions
+GANS: dict[str, dict[str, Any]] = {"ours": {}, "ours, 4 pixels a side enter": {"patch": 4, "width": 152, "depth": 1}}
 
 
 # ------------------------------------------------------------------ measuring
@@ -77,8 +80,8 @@ def half_pays() -> bool:
 
 
 # ------------------------------------------------------------------ our side: a plan's trainer, nothing on disk
-def our_trainer(data: Path, family: str, options: dict[str, Any], steps: int, **more: Any) -> Any:
-    """A Trainer as `train` builds it, and its plan."""
+def our_trainer(data: Path, family: str, options: dict[str, Any], steps: int, items: int = 0, **more: Any) -> Any:
+    """A Trainer as `train` builds it; with `items` it learns from so many of the data, evenly chosen."""
     from morphogen.api.train import build_model
     from morphogen.plan import make_plan
     from morphogen.training.data import Dataset
@@ -87,7 +90,9 @@ def our_trainer(data: Path, family: str, options: dict[str, Any], steps: int, **
     plan = make_plan(data, family=family, steps=steps, options=options, **more)
     torch.manual_seed(0)
     model = build_model(plan)
-    trainer = Trainer(model, Dataset(model, plan.lessons()), plan.training, held_out=Dataset(model, plan.part(plan.held_out)))
+    lessons = plan.lessons()
+    chosen = [lessons[i * len(lessons) // items] for i in range(items)] if items else lessons
+    trainer = Trainer(model, Dataset(model, chosen), plan.training, held_out=Dataset(model, plan.part(plan.held_out)))
     trainer.calibrate()
     return trainer
 
@@ -288,27 +293,41 @@ class Pythae:
 
 
 def vae(a: argparse.Namespace) -> None:
-    """Epochs in turns; every tool's held-out reconstruction after as many epochs stands beside its time."""
+    """Parts of an epoch in turns, everyone on the same items; held-out reconstruction after as many steps stands beside the time.
+
+    pythae's default net is one hidden layer; the nets of its MNIST examples are convolutions, as ours are.
+    """
     train, test = digits28(a.digits)
-    ours = our_trainer(train, "vae", {"training": {"batch": BATCH, **QUIET}}, 10_000)
-    x, held = (torch.from_numpy(load_pictures(folder)[0])[:, None] for folder in (train, test))
-    latent = int(ours.family.config.latent)
-    peers = {"pythae": Pythae(x[: ours.data.n], latent, conv=False), "pythae, its MNIST nets": Pythae(x[: ours.data.n], latent, conv=True)}
+    pictures = sum(1 for _ in train.rglob("*.png"))
+    batches = a.items // BATCH
+    options = {"training": {"batch": BATCH, **QUIET}}
+    ours = {f"ours, {size}": our_trainer(train, "vae", {"net": {"size": size}, **options}, (a.rounds + 1) * batches, batches * BATCH)
+            for size in ("small", "base")}  # fmt: skip
+    first = ours["ours, small"]
+    x = (first.data.rows(torch.arange(first.data.n)) + 1) / 2
+    held = torch.from_numpy(load_pictures(test)[0])[:1000, None]
+    latent = int(first.family.config.latent)
+    peers = {"pythae": Pythae(x, latent, conv=False), "pythae, its MNIST nets": Pythae(x, latent, conv=True)}
 
-    def mine() -> None:
-        for _ in range(-(-ours.data.n // BATCH)):
-            ours.step()
+    def part(trainer: Any) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(batches):
+                trainer.step()
 
-    seconds = in_turns({"ours": mine, **{k: v.epoch for k, v in peers.items()}}, a.rounds, 0.1)
-    family = ours.ema.module.eval()
-    with torch.no_grad():
-        errors = {"ours": float((family.decode(family.encode(2 * held - 1)) - (2 * held - 1)).square().mean()) / 4}
-    errors |= {k: v.error(held) for k, v in peers.items()}
-    sizes = {"ours": ours.family, **{k: v.model for k, v in peers.items()}}
-    figures: dict[str, Any] = {f"ratio to {k}": seconds[k] / seconds["ours"] for k in peers}
+        return run
+
+    taken = in_turns({**{k: part(v) for k, v in ours.items()}, **{k: v.epoch for k, v in peers.items()}}, a.rounds, 0.01)
+    seconds = {k: v * pictures / first.data.n for k, v in taken.items()}
+    errors = {k: v.error(held) for k, v in peers.items()}
+    for k, trainer in ours.items():
+        family = trainer.ema.module.eval()
+        with torch.no_grad():
+            errors[k] = float((family.decode(family.encode(2 * held - 1)) - (2 * held - 1)).square().mean()) / 4
+    sizes = {**{k: v.family for k, v in ours.items()}, **{k: v.model for k, v in peers.items()}}
+    figures: dict[str, Any] = {f"{k} to {other}": seconds[other] / seconds[k] for k in ours for other in peers}
     for who in seconds:
         figures |= {f"{who}, s an epoch": seconds[who], f"{who}, held-out error": errors[who], f"{who}, parameters": parameters(sizes[who])}
-    record("speed-vae", figures, items=ours.data.n, batch=BATCH, epochs=a.rounds + 1, latent=latent)
+    record("speed-vae", figures, epoch=pictures, timed=first.data.n, batch=BATCH, steps=(a.rounds + 1) * batches, latent=latent)
 
 
 def parameters(module: nn.Module) -> int:
@@ -319,10 +338,10 @@ def parameters(module: nn.Module) -> int:
 def gan(a: argparse.Namespace) -> None:
     from benchmarks.plain_dcgan import Loop
 
-    options = {"net": {"size": "base"}, "codec": {"size": SIDE}, "training": {"batch": BATCH, **QUIET}}
-    ours = our_trainer(emoji32(a.data), "gan", options, 10_000)
+    options = {"codec": {"size": SIDE}, "training": {"batch": BATCH, **QUIET}}
+    ours = {name: our_trainer(emoji32(a.data), "gan", {"net": {"size": "base", **net}, **options}, 10_000) for name, net in GANS.items()}
     plain = {"float32": Loop(), **({"bfloat16": Loop(dtype=torch.bfloat16)} if half_pays() else {})}
-    pictures = ours.data.rows(torch.arange(4 * BATCH))
+    pictures = ours["ours"].data.rows(torch.arange(4 * BATCH))
 
     def loop(one: Any) -> Callable[[], Any]:
         def run() -> None:
@@ -333,11 +352,11 @@ def gan(a: argparse.Namespace) -> None:
 
     best = in_turns({name: loop(one) for name, one in plain.items()}, 1, 1.0)
     name = min(best, key=lambda k: best[k])
-    seconds = in_turns({"ours": ours.step, "plain": loop(plain[name])}, a.rounds, 8.0)
-    figures: dict[str, Any] = {"ratio": seconds["plain"] / seconds["ours"], "plain best": name}
+    seconds = in_turns({**{k: v.step for k, v in ours.items()}, "plain": loop(plain[name])}, a.rounds, 8.0)
+    figures: dict[str, Any] = {f"ratio of {k}": seconds["plain"] / seconds[k] for k in ours} | {"plain best": name}
     figures |= {f"{k} steps/s": 1 / v for k, v in seconds.items()}
-    figures |= {"ours parameters": ours.model.parameters(), "plain parameters": plain[name].parameters()}
-    record("speed-gan", figures, batch=BATCH, side=SIDE)
+    figures |= {f"{k} parameters": v.model.parameters() for k, v in ours.items()} | {"plain parameters": plain[name].parameters()}
+    record("speed-gan", figures, batch=BATCH, side=SIDE, penalised=ours["ours"].family.config.penalised)
 
 
 def main() -> None:
@@ -349,6 +368,7 @@ def main() -> None:
     parser.add_argument("--who", nargs="+", default=["ours", "diffusers"])
     parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 3e-4])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--items", type=int, default=1024, help="vae: pictures of the epoch that are timed")
     a = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(cores())
