@@ -131,12 +131,20 @@ def _held(target: str, what: str) -> str | None:
     module, node = _defined(target)
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == what and item.value is not None:
-            return f"{module}:{ast.unparse(item.value)}"
+            return _home(module, ast.unparse(item.value))
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Tuple) and isinstance(item.value, ast.Tuple):
             for name, value in zip(item.targets[0].elts, item.value.elts):
                 if ast.unparse(name) == what:
-                    return f"{module}:{ast.unparse(value)}"
+                    return _home(module, ast.unparse(value))
     return None
+
+
+def _home(module: str, name: str) -> str:
+    """module:name of where a name that a module uses is defined."""
+    spec = importlib.util.find_spec(module)
+    assert spec and spec.origin
+    brought = (n for n in _tree(Path(spec.origin)).body if isinstance(n, ast.ImportFrom) and any(a.name == name for a in n.names))
+    return f"{getattr(next(brought, None), 'module', module)}:{name}"
 
 
 def _rows(section: str, target: str) -> list[str]:

@@ -8,12 +8,13 @@ from families import chains
 from morphogen.config import NetConfig
 from morphogen.contracts import Batch, Given, Request
 from morphogen.errors import UsageError
-from morphogen.families.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqSampling
+from morphogen.families.autoregressive import AutoregressiveSampling
+from morphogen.families.seq2seq import Seq2Seq, Seq2SeqConfig
 from morphogen.sampling import draws
 from morphogen.spaces import Array, Tokens
 
 NET = NetConfig(size="tiny", width=48, depth=1, heads=2)
-GREEDY = Seq2SeqSampling(temperature=0.0)
+GREEDY = AutoregressiveSampling(temperature=0.0)
 TEXT = Tokens(8, 6, end=0)
 
 
@@ -67,7 +68,7 @@ def test_known_values_stay_and_rows_do_not_know_each_other(guidance: float) -> N
     g = torch.Generator().manual_seed(0)
     x, known = torch.randint(1, 8, (6, 6), generator=g), torch.rand(6, 6, generator=g) < 0.4
     known[0], known[1] = False, True
-    sampling = Seq2SeqSampling(guidance=guidance)
+    sampling = AutoregressiveSampling(guidance=guidance)
     whole = chains.last(family, Request(of.key, of.cond, Given(x, known), sampling=sampling)).x
     assert torch.equal(whole[known], x[known]) and whole.shape == (6, 6)
     for i in range(6):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from morphogen.config import NetConfig
 from morphogen.contracts import Batch, Cond, Given, LogProb, Loss, Partial, Phase, Request
 from morphogen.errors import UsageError
-from morphogen.families.autoregressive import Writing, need_tokens, shifted, token_rows, what_counts, write
+from morphogen.families.autoregressive import AutoregressiveSampling, Writing, need_tokens, shifted, token_rows, what_counts, write
 from morphogen.families.common import drop_of, stepwise
 from morphogen.nets.build import build_net, resolve
 from morphogen.nets.conditioner import Conditioner, Text
@@ -33,28 +33,6 @@ class Seq2SeqConfig:
     "Share of training rows that are told no condition, which guidance needs."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seq2SeqSampling:
-    temperature: float = 1.0
-    "Below 1 bolder, above 1 more varied; 0 takes the most likely token."
-    top_k: int = 0
-    "Only the k most likely tokens; 0 for all."
-    top_p: float = 1.0
-    "Only the fewest tokens that together reach this share."
-    min_p: float = 0.0
-    "Only tokens at least this likely relative to the best."
-    repetition: float = 1.0
-    "Above 1 makes tokens that were used less likely."
-    presence: float = 0.0
-    "Taken from the logits of tokens that were written."
-    frequency: float = 0.0
-    "Taken from the logits of tokens that were written, once for each time."
-    typical: float = 1.0
-    "Only the tokens of the most expected surprise that together reach this share."
-    guidance: float = 1.0
-    "How strongly the condition is followed: 1 as learned."
-
-
 class Seq2Seq(nn.Module):
     """log p(x | source) by an encoder and a decoder with cross-attention (Raffel et al. 2020, arXiv 1910.10683).
 
@@ -67,7 +45,7 @@ class Seq2Seq(nn.Module):
     compiles = False  # it looks at real positions only, as many as there are
     prefills: ClassVar[bool] = True  # a known beginning is read in one pass, so rows of one tile must know equally much
 
-    Config, Sampling = Seq2SeqConfig, Seq2SeqSampling
+    Config, Sampling = Seq2SeqConfig, AutoregressiveSampling
 
     def __init__(self, space: Space, conditions: dict[str, Space], config: Seq2SeqConfig) -> None:
         super().__init__()
