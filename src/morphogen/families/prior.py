@@ -52,11 +52,10 @@ def _em(z: Tensor, components: int, rounds: int = 40) -> tuple[Tensor, Tensor, T
 
 
 def _log_normal(z: Tensor, mean: Tensor, chol: Tensor) -> Tensor:
-    """(N, d), (..., K, d), (..., K, d, d) -> (N, K) log densities; leading axes of the parameters, if any, are rows."""
-    gap = (z[:, None] - mean).unsqueeze(-1)
-    solved = torch.linalg.solve_triangular(chol.expand(*gap.shape[:-2], *chol.shape[-2:]), gap, upper=False).squeeze(-1)
+    """(N, d), (K, d), (K, d, d) -> (N, K) log densities; one solve a component, whatever the number of rows."""
+    solved = torch.linalg.solve_triangular(chol, (z[None] - mean[:, None]).mT, upper=False)
     log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -0.5 * solved.square().sum(-1) - log_det - 0.5 * z.shape[1] * _LOG_2PI
+    return (-0.5 * solved.square().sum(1) - log_det[:, None] - 0.5 * z.shape[1] * _LOG_2PI).mT
 
 
 class LatentPrior(nn.Module):
@@ -150,4 +149,5 @@ class LatentPrior(nn.Module):
         if not bool(self.fitted):
             return -0.5 * (z.square() + _LOG_2PI).sum(1)
         group = self._group(cond, len(z), z.device)
-        return (_log_normal(z, self.mean[group], self.chol[group]) + self.log_weight[group]).logsumexp(1)
+        every = _log_normal(z, self.mean.flatten(0, 1), self.chol.flatten(0, 1)).view(len(z), *self.log_weight.shape)
+        return (every[torch.arange(len(z), device=z.device), group] + self.log_weight[group]).logsumexp(1)
