@@ -359,7 +359,7 @@ def test_derived_properties_are_those_of_rdkit():
 
 def test_workers_give_what_one_process_gives(monkeypatch):
     alone = workers.over("derive", LISTED, names=["logp", "rings"])
-    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr("morphogen.codecs.workers.cores", lambda: 2)
     assert workers.over("derive", LISTED, least=10, names=["logp", "rings"]) == alone
     monkeypatch.setattr(sys, "executable", "/bin/false")  # workers that die at once
     assert workers.over("derive", LISTED, least=10, names=["logp", "rings"]) == alone

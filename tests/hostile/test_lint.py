@@ -77,7 +77,7 @@ KEYWORDS = {"allow_pickle", "shell", "trust_remote_code", "weights_only"}
 STARTS = {
     "sandbox.py": "bubblewrap",
     "tokens/chat.py": "the renderer of templates",
-    "codecs/molecule/workers.py": "chemistry on all cores",
+    "codecs/workers.py": "molecules and pictures on all cores",
     "cli/terminal/input.py": "the person's own editor",
 }
 # Modules are imported by name here only, the names being tables of ours or installed entry points.

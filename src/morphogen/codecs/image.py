@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from morphogen import files, spaces
 from morphogen.codecs.framing import as_image, channels_of, resize
-from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, Kept, in_memory, looks_like_picture, picture_of, read_picture
+from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, looks_like_picture, picture_of, read_each, read_picture
 from morphogen.codecs.rows import numbered, picture_column
 from morphogen.codecs.sources import METADATA, Listing, Skips, class_folders, group_of, read_metadata, read_utf8, said_about
 from morphogen.contracts import Claim, Given, Item
@@ -102,22 +101,22 @@ class ImageCodec:
         unmatched.check(len(about) + unmatched.count)
         classes = class_folders(listing, paths)
         texts = set(listing.of({".txt"}))
-        kept = self._kept
         found: Counter[str] = Counter()
         begun = time.monotonic()
-        for k, path in enumerate(paths):
+        for k, (path, picture) in enumerate(zip(paths, read_each(paths, self._kept))):
             if k % 64 == 0:
                 rate = k / (time.monotonic() - begun + 1e-9)
                 listing.tell("reading pictures", k / len(paths), f"{k:,} of {len(paths):,}, {rate:,.0f} a second")
             try:
-                file = in_memory(path)
-                if isinstance(file, Kept):
-                    listing.hashes[path] = sha256(file.data).digest()
-                raw, notes = read_picture(file, kept)
+                if isinstance(picture, DataError):
+                    raise picture
                 said = read_utf8(path.with_suffix(".txt")).strip() if texts and path.with_suffix(".txt") in texts else ""
             except DataError as error:
                 self.skips.add(listing.name_of(path), f"{error.what}: {error.remedy}")
                 continue
+            raw, notes, digest = picture
+            if digest:
+                listing.hashes[path] = digest
             found.update(notes)
             cond, group = said_about(about.get(path, {})) if about else ({}, "")
             if classes and path in classes:

@@ -13,7 +13,9 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from morphogen.codecs import rows
+from morphogen.codecs.workers import LEAST, each
 from morphogen.errors import DataError
 
 # What is wrong with a picture is said once, by the error; without a handler Python would print Pillow's log lines as well.
@@ -165,15 +168,48 @@ class Kept:
         return self.where
 
 
-def in_memory(path: Path) -> Kept | Path:
-    """A file of usual size, opened and read once; a larger one as it is. Raises DataError when it cannot be opened."""
+Read = tuple[np.ndarray, list[str], bytes | None]
+
+
+def read_each(paths: Sequence[Path], shrink: int = 0, least: int = LEAST) -> Iterator[Read | DataError]:
+    """What `read_once` says of each file, or why it cannot be read; on all cores when there are more than `least` files."""
+    if len(paths) <= least:
+        for path in paths:
+            try:
+                yield read_once(path, shrink)
+            except DataError as error:
+                yield error
+        return
+    for data, *said in each(_read_many, list(map(str, paths)), least=least, chunk=250, shrink=shrink):
+        if data is None:
+            yield DataError(said[0], remedy=said[1])
+        else:
+            shape, notes, digest = said
+            yield np.frombuffer(b64decode(data), np.uint8).reshape(shape).copy(), notes, bytes.fromhex(digest) or None
+
+
+def read_once(path: Path, shrink: int = 0) -> Read:
+    """`read_picture` of a file, and the SHA-256 of its bytes; a large one is not read whole, and has none. Raises DataError."""
     name = str(path)
     try:
         with open(name, "rb", buffering=0) as file:
             data = file.read(WHOLE + 1)
     except OSError as error:
         raise _closed(path, error) from None
-    return path if len(data) > WHOLE else Kept(data, name, os.path.splitext(name)[1])
+    if len(data) > WHOLE:
+        return *read_picture(path, shrink), None
+    return *read_picture(Kept(data, name, path.suffix), shrink), sha256(data).digest()
+
+
+def _read_many(names: Sequence[str], shrink: int) -> list[Any]:
+    out: list[Any] = []
+    for found in read_each([Path(name) for name in names], shrink, len(names)):
+        if isinstance(found, DataError):
+            out.append([None, found.what, found.remedy])
+        else:
+            pixels, notes, digest = found
+            out.append([b64encode(pixels.tobytes()).decode(), pixels.shape, notes, digest.hex() if digest else ""])
+    return out
 
 
 def _closed(path: Path | Kept, error: OSError) -> DataError:

@@ -72,7 +72,7 @@ class Listing:
 
     def look(self) -> rows.Rows | None:
         """The first of `tables`, for claims; None where there is none, other files are more, or it cannot be read."""
-        found = [file for file in self.of(rows.FILES)]
+        found = self.of(rows.FILES)
         if self.frame is not None or 2 * len(found) <= len(self.files):
             return self.frame
         try:
