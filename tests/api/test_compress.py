@@ -9,7 +9,7 @@ from PIL import Image
 
 import morphogen
 from morphogen.api.lossless import whole_characters
-from morphogen.coding.container import pack, unpack
+from morphogen.coding.container import pack, squeeze, unpack
 from morphogen.errors import DataError, FormatError, UsageError
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "red", "house", "where", "old", "men", "drank", "tea"]
@@ -197,6 +197,18 @@ def test_sec_names_that_lead_outside_are_refused(name, text_run, tmp_path):
     with pytest.raises(FormatError):
         morphogen.decompress(tmp_path / "bad.mgc", text_run, tmp_path / "deep" / "out")
     assert not list(tmp_path.rglob("out")) and not (tmp_path / "b").exists()
+
+
+def test_sec_sizes_that_are_lies_fill_no_memory(text_run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"x")
+    morphogen.compress(tmp_path / "file", text_run, tmp_path / "a.mgc")
+    header, _ = unpack((tmp_path / "a.mgc").read_bytes(), "a")
+    header["plain"] = [["xz", 1 << 40, 0, 0, ""]]
+    (tmp_path / "bad.mgc").write_bytes(pack(header, [squeeze(b"\0" * 100_000)]))
+    monkeypatch.setattr("morphogen.api.lossless.expand", lambda *_: pytest.fail("nothing of such a file is unpacked"))
+    with pytest.raises(FormatError):
+        morphogen.decompress(tmp_path / "bad.mgc", text_run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_kept_or_written_is_refused_before_any_work(text_run, tmp_path):

@@ -1,5 +1,9 @@
 """The compressed file: any damage is seen, anywhere."""
+import hashlib
+import json
 import os
+import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -51,4 +55,16 @@ def test_xz_blocks_never_grow_beyond_what_they_claim():
         expand(bomb, 1000)
     with pytest.raises(FormatError):
         expand(os.urandom(100), 1000)
+    tracemalloc.start()
+    with pytest.raises(FormatError):
+        expand(bomb, -2)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000, "less than none is not without limit"
+    tracemalloc.stop()
     assert expand(squeeze(b""), 0) == b""
+
+
+def test_a_header_of_another_form_is_refused():
+    head = squeeze(small := json.dumps({"version": 1, "sizes": 3}).encode())
+    body = b"MGC1" + struct.pack("<II", len(head), len(small)) + head + b"abc"
+    with pytest.raises(FormatError, match="contradicts itself"):
+        unpack(body + hashlib.blake2b(body, digest_size=16).digest(), "x")

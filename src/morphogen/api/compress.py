@@ -229,6 +229,9 @@ def _decode(coder: Lossless, header: dict[str, Any], blocks: list[bytes], where:
     """Every file by name. Raises FormatError when one is not what went in."""
     try:
         about, entries = header["items"], header["files"]
+        sizes = [size for _, size, *_ in header["plain"]]
+        if sum(sizes) > LARGEST:  # no file of ours holds more: a few bytes of xz could fill the memory
+            raise damaged("its header")
         tokens = coder.decode_items(blocks[: len(about)], about)
         plain = coder.decode_bytes(blocks[len(about) :], header["plain"])
         kept = [e for e in entries if e[2] != PLAIN]

@@ -33,6 +33,8 @@ def beats(data: bytes, coded: bytes) -> bool:
 
 def expand(data: bytes, size: int) -> bytes:
     """The inverse, never more than `size` bytes. Raises FormatError."""
+    if size < 0:  # which lzma would take for no limit
+        raise damaged("a block has another size")
     try:
         decoder = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_FILTERS)
         out = decoder.decompress(data, max_length=size + 1)
@@ -70,7 +72,7 @@ def unpack(data: bytes, where: object) -> tuple[dict[str, Any], list[bytes]]:
         raise FormatError("the compressed file's header cannot be read", where=where, remedy="take an undamaged copy") from None
     if version != VERSION:
         raise FormatError(f"made by another version of morphogen compress ({version})", where=where, remedy="update morphogen")
-    if any(not isinstance(n, int) or n < 0 for n in sizes) or 12 + small + sum(sizes) != len(body):
+    if not isinstance(sizes, list) or any(not isinstance(n, int) or n < 0 for n in sizes) or 12 + small + sum(sizes) != len(body):
         raise FormatError("the compressed file contradicts itself", where=where, remedy="take an undamaged copy")
     blocks, at = [], 12 + small
     for n in sizes:
