@@ -1,7 +1,7 @@
 """The values the rooms hand to each other, and the protocols they meet. No torch at run time."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -386,23 +386,15 @@ class Adapts(Protocol):
     def after_step(self, step: int, progress: float, stats: dict[str, Tensor]) -> None: ...
 
 
-@runtime_checkable
-class Fits(Protocol):
-    """Classical families: learn from one pass over all batches; what they learn lives in buffers."""
-
-    def fit(self, batches: Iterable[Batch]) -> None: ...
-
-
 class Health(NamedTuple):
-    """How well a family is in training, from 1 (well) to 0 (nothing left of the data); what to say and to do when it is not."""
-
     share: float
+    "From 1 (well) to 0 (nothing left of the data)."
     words: str
     remedy: str
 
 
 @runtime_checkable
 class Ails(Protocol):
-    """Can go wrong though its losses look fine, and can tell: a run then goes back to a state that was well."""
+    """Can go wrong though its losses look fine, and can tell what and what helps: a run then goes back to a state that was well."""
 
     def health(self) -> Health: ...
