@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from morphogen.errors import DataError, UsageError
 from morphogen.formats.gguf import GgufTensor
-from morphogen.formats.gguf.blocks import BY_CODE, KINDS, UNREAD
+from morphogen.formats.gguf.blocks import BY_CODE, GRIDS, KINDS, UNREAD
 from morphogen.formats.gguf.quantise import ROUNDING
 
 QUANTISED = [name for name, kind in KINDS.items() if kind.unpack]
@@ -132,3 +132,17 @@ def test_what_a_kind_cannot_hold_is_refused() -> None:
             with pytest.raises(DataError, match="tensor 'x'"):
                 ROUNDING[kind](bad, "x")
     assert np.isinf(tensor("F16", (32,), ROUNDING["F16"](np.full(32, np.inf, np.float32), "x").copy()).load().numpy()).all()
+
+
+@pytest.mark.parametrize("kind", sorted(GRIDS))
+def test_codes_scales_and_offsets_are_the_same_numbers(kind: str) -> None:
+    """What is drawn with (`engine/int4.py`) is the matrix that is computed with; rows can be taken and cut apart."""
+    data = random_blocks(kind, 48 * 256 // KINDS[kind].size, 5)
+    held = tensor(kind, (48, 256), data)
+    grid, want = held.grid(), held.load()
+    assert grid is not None and grid.shape == want.shape and len(grid) == 48
+    finite = want.isfinite()
+    assert torch.equal(grid.float()[finite], want[finite])
+    a, b = grid.split([16, 32])
+    assert torch.equal(torch.cat([a.float(), b.float()])[finite], want[finite])
+    assert tensor(kind, (data.size // KINDS[kind].layout.itemsize * KINDS[kind].size,), data).grid() is None

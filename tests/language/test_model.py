@@ -169,6 +169,28 @@ def test_int8_is_near_and_drawn_from(llama: tuple[Path, Any], model: Any) -> Non
     )
 
 
+def test_four_bits_of_a_file_are_drawn_with_as_they_are(llama: tuple[Path, Any], tmp_path: Path) -> None:
+    from morphogen.engine import int4, int8
+    from morphogen.engine.cache import Run
+    from morphogen.engine.loop import Engine
+    from morphogen.engine.packed import PackedDecoder
+    from morphogen.language.export import export
+
+    if not (int4.available() and int8.available()):
+        pytest.skip("no 4-bit routine here")
+    export(load(llama[0], weights="float32"), tmp_path / "m.gguf", form="gguf", quantise="q4_1")
+    found = load(tmp_path / "m.gguf")
+    net = found.drawing_net
+    assert isinstance(net, PackedDecoder) and "_weight_int4pack_mm_for_cpu" in str(net.body.graph)
+    ids = found.encode(PROMPT * 4)
+    exact = torch.from_numpy(found.logits(ids)).log_softmax(-1)
+    engine = Engine(net, limit=160)
+    got = engine.forward(ids, [Run(0, len(ids), 0, 0)], list(range(len(ids)))).log_softmax(-1)
+    assert float((exact.exp() * (exact - got)).sum(-1).mean()) < 0.002
+    one = torch.cat([step(engine, ids, i) for i in range(len(ids))]).log_softmax(-1)
+    assert (one - got).abs().max() < 0.05  # prompt at once and token by token
+
+
 def step(engine: Any, ids: list[int], i: int) -> torch.Tensor:
     from morphogen.engine.cache import Run
 

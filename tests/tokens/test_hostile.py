@@ -101,6 +101,7 @@ def variant(**changes) -> str:
         (variant(added_tokens=[{"id": 7, "content": "x"}]), "no token has id 3"),
         (variant(added_tokens=[{"id": 1, "content": "a"}]), "ids 0 and 1"),
         (variant(model={"merges": [["a", "c"]]}), "library"),
+        (variant(model={"merges": [["a", "b"]], "continuing_subword_prefix": "##"}), "second half"),
         (variant(added_tokens=7), "list"),
         ("[" * 100_000, "JSON"),
         ('{"model": NaN}', "NaN"),

@@ -15,8 +15,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from morphogen.engine.int4 import Grid
+
 M = TypeVar("M", bound=nn.Module)
 ROWS = 2048
+SHORTLIST = 128
 
 
 @functools.cache
@@ -33,7 +36,7 @@ def block_of(width: int) -> int:
     return next((b for b in (64, 32, 16) if width % b == 0), 1)
 
 
-def rounded(w: Tensor, turn: bool = False, fine: bool = False) -> tuple[Tensor, Tensor]:
+def rounded(w: Tensor | Grid, turn: bool = False, fine: bool = False) -> tuple[Tensor, Tensor]:
     """(int8 (N, K), scale (N,)) of a matrix: symmetric, the largest of a row becomes 127. `turn`: of the turned matrix.
 
     `fine`: (2 N, K), N rows more for what the first left, their scale 254 times smaller: together nearly 16 bits.
@@ -52,7 +55,7 @@ def rounded(w: Tensor, turn: bool = False, fine: bool = False) -> tuple[Tensor, 
     return q, scale
 
 
-def loss(w: Tensor, q: Tensor, scale: Tensor) -> float:
+def loss(w: Tensor | Grid, q: Tensor, scale: Tensor) -> float:
     """How much rounding changed a matrix: root mean square, relative. q is of the turned one, coarse or fine."""
     wrong = whole = 0.0
     n = len(w)
@@ -66,7 +69,7 @@ def loss(w: Tensor, q: Tensor, scale: Tensor) -> float:
     return (wrong / max(whole, 1e-30)) ** 0.5
 
 
-def turned(w: Tensor) -> Tensor:
+def turned(w: Tensor | Grid) -> Tensor:
     """W with blocks of columns turned; turning x alike leaves W x as it was."""
     b = block_of(w.shape[1])
     return w.float() if b == 1 else (w.float().reshape(len(w), -1, b) @ hadamard(b)).view(w.shape)
@@ -121,15 +124,32 @@ class Float(nn.Module):
 
 
 class Table(nn.Module):
-    """Embeddings of 8 bits, a scale a row."""
+    """Rows (V, D) of 8 bits, scale (V, G): one for each D / G columns. As the file has them, or rounded."""
 
-    def __init__(self, q: Tensor, scale: Tensor) -> None:
+    def __init__(self, w: Tensor | Grid) -> None:
         super().__init__()
+        self.exact = isinstance(w, Grid) and w.offset is None
+        q, scale = (w.codes, w.scale) if isinstance(w, Grid) and self.exact else rounded(w)
         self.register_buffer("q", q)
-        self.register_buffer("scale", scale[:, None])
+        self.register_buffer("scale", scale.view(len(q), -1))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.q[ids].float() * self.scale[ids]  # type: ignore[index]
+        scale = self.scale[ids]  # type: ignore[index]
+        rows = self.q[ids].float().unflatten(-1, [scale.shape[-1], -1])  # type: ignore[index]
+        return (rows * scale.unsqueeze(-1)).flatten(-2)
+
+
+class Head(nn.Module):
+    """Logits by a matrix in 8 bits; those of the likeliest tokens once more from rows that are exact, which costs next to nothing."""
+
+    def __init__(self, matrix: nn.Module, rows: Table) -> None:
+        super().__init__()
+        self.matrix, self.rows, self.most = matrix, rows, min(SHORTLIST, len(rows.q))  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.matrix(x)
+        best = y.topk(self.most).indices
+        return y.scatter_(1, best, torch.bmm(self.rows(best), x.unsqueeze(-1)).squeeze(-1))
 
 
 def scripted(module: M) -> M:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from morphogen.engine.int4 import Grid
 from morphogen.errors import FormatError, UsageError, suggest
 from morphogen.formats.gguf import Gguf, Typed, read_gguf
 from morphogen.formats.hf import Foreign, check_claims, describe
@@ -133,6 +134,14 @@ class GgufWeights(Mapping[str, Tensor]):
         if self.kind.startswith("gemma") and theirs.endswith("norm.weight"):
             value = value - 1
         return value.t() if self._is_turned(theirs) else value
+
+    def grid(self, theirs: str) -> Grid | None:
+        """The same as the file has it, where that is codes with scales and offsets, and only rows are laid out otherwise."""
+        name, row = self.where[theirs]
+        grid = None if row is not None or self._is_turned(theirs) else self.gguf.tensors[name].grid()
+        if grid is not None and self.turned_heads and theirs.endswith(("q_proj.weight", "k_proj.weight")):
+            return grid.each(lambda part: halves(part, self.heads["k_proj" in theirs]))
+        return grid
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.where)

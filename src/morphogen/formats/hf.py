@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from morphogen.engine.int4 import Grid
 from morphogen.errors import FormatError
 from morphogen.files import write_json
 from morphogen.formats.tables import Name, Table, expand, table_of
@@ -73,11 +74,16 @@ class Foreign:
         net.load_state_dict(state, strict=True, assign=True)
         return net.eval()
 
-    def pieces(self, net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """(our parameter, its values) one after another, in whatever type the file has."""
+    def pieces(self, net: nn.Module) -> Iterator[tuple[str, Tensor | Grid]]:
+        """(our parameter, its values) one after another, in whatever type the file has; matrices as codes and scales where it has those."""
+        grid: Callable[[str], Grid | None] = getattr(self.tensors, "grid", lambda theirs: None)
         stacks: dict[str, list[Tensor | None]] = {}
         sizes = {k: tuple(v.shape) for k, v in net.state_dict().items()}
         for name, theirs in self.matched(sizes):
+            codes = None if name.turned or "[" in name.ours[0] else grid(theirs)
+            if codes is not None:
+                yield from zip(name.ours, codes.split([sizes[o][0] for o in name.ours]))
+                continue
             value = self.tensors[theirs]
             value = value.t() if name.turned else value
             bare = [o.partition("[")[0] for o in name.ours]

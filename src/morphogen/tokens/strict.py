@@ -158,6 +158,11 @@ def check_spec(spec: dict[str, Any], where: object) -> list[tuple[str, int]]:
     good = lambda m: isinstance(m, str) or (isinstance(m, list) and all(isinstance(half, str) for half in m))
     if merges is not None and not (isinstance(merges, list) and all(map(good, merges))):
         refuse("merges that are no pairs of texts", where)
+    prefix = model.get("continuing_subword_prefix")
+    if isinstance(prefix, str) and prefix and model["type"] == "BPE":  # the library cuts it off without looking
+        halves = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges or ())
+        if not all(pair and pair[-1].startswith(prefix) for pair in halves):
+            refuse(f"a merge whose second half does not begin with {prefix[:20]!r}", where)
     pairs = _names(model, where)
     own = dict(pairs)
     added = spec.get("added_tokens") or []

@@ -172,6 +172,20 @@ UNREAD = {
 }  # fmt: skip
 
 
+def _k_grid(b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scale, offset = _scales_k(b["scales"])
+    return _planes(b["qs"].reshape(-1, 4, 32), 4), _half(b["d"]) * scale, _half(b["m"]) * -offset.astype(np.float32)
+
+
+# Kinds of the form codes * scale + offset with a scale and an offset for each 32 numbers: those parts, in one type each.
+GRIDS: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray | None]]] = {
+    "Q4_0": lambda b: (_nibbles(b["qs"]), _half(b["d"]), _half(b["d"]) * -8),
+    "Q4_1": lambda b: (_nibbles(b["qs"]), _half(b["d"]), _half(b["m"])),
+    "Q4_K": _k_grid,
+    "Q8_0": lambda b: (b["qs"], _half(b["d"]), None),
+}
+
+
 def dequantise(kind: str, data: np.ndarray, out: np.ndarray) -> None:
     """Blocks of a quantised kind, (n * bytes,) uint8, into float32, (n * size,); both contiguous."""
     how = KINDS[kind]

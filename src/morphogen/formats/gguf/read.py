@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from morphogen.engine.int4 import Grid
 from morphogen.errors import FormatError, UsageError
-from morphogen.formats.gguf.blocks import BY_CODE, KINDS, UNREAD, Kind, dequantise
+from morphogen.formats.gguf.blocks import BY_CODE, GRIDS, KINDS, UNREAD, Kind, dequantise
 from morphogen.formats.header import map_file
 from morphogen.formats.recognise import refuse_foreign, short
 
@@ -73,6 +74,18 @@ class GgufTensor:
         if self.forget:
             self.forget()
         return out
+
+    def grid(self) -> Grid | None:
+        """A matrix's codes, scales and offsets where its kind has one of each for 32 numbers; None otherwise."""
+        if self.kind not in GRIDS or len(self.shape) != 2:
+            return None
+        with np.errstate(all="ignore"):
+            parts = GRIDS[self.kind](self.bytes.view(KINDS[self.kind].layout))
+        codes, scale, offset = (p if p is None else torch.from_numpy(np.ascontiguousarray(p)).view(self.shape[0], -1) for p in parts)
+        if self.forget:
+            self.forget()
+        assert codes is not None and scale is not None
+        return Grid(codes, scale, offset)
 
 
 @dataclass(frozen=True)
