@@ -18,7 +18,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", CASES, ids=NAMES)
+FAST = ("pictures-flow", "pictures-gan", "rows-masked", "lines-autoregressive")  # every net
+TRIED = [pytest.param(case, marks=() if name in FAST else pytest.mark.slow, id=name) for case, name in zip(CASES, NAMES, strict=True)]
+
+
+@pytest.mark.parametrize("case", TRIED)
 def test_losses_and_weights_are_equal_to_the_bit(data: Path, tmp_path: Path, case: tuple[str, str]) -> None:
     """Two steps, in two lanes, with drop-out; then a stop, and two more."""
     made: dict[bool, tuple[list[Any], dict[str, torch.Tensor]]] = {}
