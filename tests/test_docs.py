@@ -263,6 +263,12 @@ def test_python_of_the_readme_runs(data: Path, tmp_path: Path) -> None:
     run_python(ROOT / "README.md", tmp_path)
 
 
+def test_python_of_the_how_to_runs(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    shutil.copy(data / "table.csv", tmp_path)
+    run_python(ROOT / "docs/how-to.md", tmp_path)
+
+
 def test_quick_recipes_run(data: Path, tmp_path: Path) -> None:
     for name in {page for page, _ in QUICK}:
         shutil.copy(data / "table.csv", tmp_path)
@@ -288,4 +294,4 @@ def test_python_of_language_models_runs(world: Path, tmp_path: Path) -> None:
 def test_python_blocks_are_run_somewhere(page: Path) -> None:
     """A page with Python in it is one of those that are run."""
     has = any(language == "python" for _, language, _ in blocks(page))
-    assert not has or name_of(page) in ("README.md", "docs/language.md", "docs/extending.md"), f"{page}: run it in this file"
+    assert not has or name_of(page) in ("README.md", "docs/how-to.md", "docs/language.md", "docs/extending.md"), f"{page}: run it in this file"
