@@ -1,19 +1,26 @@
 """Many items: what is kept by columns is what single items are, memory and time grow with their number, samples are uniform."""
 import datetime as dt
+import hashlib
+import io
+import math
 import sys
 import time
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from morphogen.codecs import pictures
 from morphogen.codecs.held import Held, conds_of, groups_of, part_of
 from morphogen.codecs.image import ImageCodec
-from morphogen.codecs.sources import scan
-from morphogen.codecs.table import Config, TableCodec
+from morphogen.codecs.sources import Skips, scan
+from morphogen.codecs.table import Config, TableCodec, delimited
 from morphogen.codecs.table import store as S
 from morphogen.codecs.table.cells import Parser
 from morphogen.codecs.table.columns import Column
+from morphogen.errors import DataError
 
 
 def table(path, n):
@@ -139,3 +146,99 @@ def test_fetching_a_batch_of_many_does_not_sort_them_again():
     for step in range(1, 51):
         order(100_000, 64, 0, step)
     assert (time.process_time() - begun) / 50 < 5e-3
+
+
+# ------------------------------------------------------------------- fast ways give what plain ways give
+def plain(path, delimiter=",", width=3):
+    """A CSV's rows by `csv` alone, and what is skipped."""
+    skips = Skips()
+    reader = delimited._Reader(path, "utf-8-sig", delimiter, width, skips)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader.taken = math.inf
+        return list(reader._rows(file)), skips.first
+
+
+def fast(path, block, monkeypatch, delimiter=",", width=3):
+    monkeypatch.setattr(delimited, "BLOCK", block)
+    skips = Skips()
+    reader = delimited._Reader(path, "utf-8-sig", delimiter, width, skips)
+    rows = [(int(n), list(cells)) for numbers, columns in reader.pieces(lambda share: None) for n, *cells in zip(numbers, *columns)]
+    return rows, skips.first
+
+
+CELLS = st.sampled_from(["a", "", "1.5", "é", '"q"', '"x,y"', '"l\nl"', '"l\r\nl"', '5"', '"a"b', "\u2028", "\x0b", "a,b", "c\rd", "\0"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.lists(CELLS, min_size=2, max_size=3), max_size=12), block=st.integers(1, 80), mark=st.booleans(),
+       nl=st.sampled_from(["\n", "\r\n", "\r", "\n\n"]), end=st.booleans())
+def test_csv_cut_in_blocks_is_what_csv_reads(tmp_path, monkeypatch, rows, block, mark, nl, end):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xef\xbb\xbf" * mark + nl.join(["a,b,c", *(",".join(row) for row in rows)]).encode() + nl.encode() * end)
+    assert fast(path, block, monkeypatch) == plain(path)
+
+
+def test_plain_blocks_are_cut_and_others_are_not():
+    assert delimited.cut(b"a,b\n1,2\n", ",", 2) == [["a", "1"], ["b", "2"]]
+    assert delimited.cut("é;\u2028\r\n;x".encode(), ";", 2) == [["é", ""], ["\u2028", "x"]]
+    for odd in (b'a,"b"\n', b"a,b\n\n1,2\n", b"a,b,c\nd\n", b"a\rb,c\n", b"\na,b\n", b"a," + b"x" * 140_000 + b"\n"):
+        assert delimited.cut(odd, ",", 2) is None
+
+
+def test_pictures_read_by_workers_are_those_read_here_and_each_file_is_opened_once(tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(draw.integers(0, 256, (9, 8, 3), np.uint8)).save(tmp_path / f"{i:02d}.{'png' if i % 3 else 'jpg'}")
+    (tmp_path / "05.png").write_bytes((tmp_path / "04.png").read_bytes()[:-30])
+    paths, opened = scan(tmp_path).files, []
+    hook = lambda name, *rest, **named: opened.append(str(name)) or io.open(name, *rest, **named)  # noqa: SIM115, UP020
+    monkeypatch.setattr(pictures, "open", hook, raising=False)
+    monkeypatch.setattr(pictures.Path, "open", lambda self, *rest, **named: hook(self, *rest, **named))
+    here = list(pictures.read_each(paths, 16))
+    assert sorted(opened) == sorted(map(str, paths))
+    monkeypatch.undo()
+    monkeypatch.setattr("morphogen.codecs.workers.cores", lambda: 2)
+    there = list(pictures.read_each(paths, 16, least=3))
+    assert [isinstance(one, DataError) for one in here] == [i == 5 for i in range(12)]
+    for path, a, b in zip(paths, here, there, strict=True):
+        if isinstance(a, DataError) and isinstance(b, DataError):
+            assert (a.what, a.remedy) == (b.what, b.remedy)
+        else:
+            assert np.array_equal(a[0], b[0]) and a[0].dtype == b[0].dtype and list(a[1:]) == list(b[1:])
+            assert a[2] == hashlib.sha256(path.read_bytes()).digest()
+
+
+def test_hashes_found_while_reading_are_those_of_the_files(tmp_path):
+    from morphogen.trust.provenance import hash_data
+
+    for i in range(3):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
+    listing, codec = scan(tmp_path), ImageCodec()
+    assert len(list(codec.read(listing))) == len(listing.hashes) == 3
+    assert hash_data(listing.files, listing.root, listing.hashes) == hash_data(listing.files, listing.root)
+
+
+def test_reading_tells_how_far_it_is(tmp_path):
+    from morphogen.plan import read
+
+    told = []
+    read(table(tmp_path / "t.csv", 300), tell=lambda what, share, note: told.append((what, share)))
+    assert dict(told) == {"counting cells": 1.0, "reading rows": 1.0}
+    told.clear()
+    (tmp_path / "p").mkdir()
+    for i in range(130):
+        Image.new("L", (8, 8), i).save(tmp_path / "p" / f"{i}.png")
+    read(tmp_path / "p", tell=lambda what, share, note: told.append(share))
+    assert told == [0, 64 / 130, 128 / 130]
+
+
+def test_shares_of_words_are_means_of_one_hot():
+    import torch
+
+    from morphogen.bridges.one_hot import OneHot
+    from morphogen.spaces import Record, Tokens
+
+    bridge = OneHot(Record((("w", Tokens(7, 1)),)))
+    x = torch.randint(0, 6, (1001, 1))
+    bridge.fit({"w": x})
+    assert torch.equal(bridge.frequency, torch.nn.functional.one_hot(x[:, 0], 7).float().mean(0))

@@ -78,7 +78,7 @@ class Console(Watch):
         """No bar without a terminal: a line now and then, so that a log shows life."""
         now = time.monotonic()
         if what != self.what:
-            self.what, self.begun, self.said = what, now, now
+            self.what, self.begun, self.said = what, now, now - 14  # the first line after a second
         if now - self.said > 15 and 0 < share < 1:
             left = (now - self.begun) * (1 - share) / share
             self.rich.print(f"{what} {share:4.0%}  {left:.0f} s left  {note}", markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -102,6 +103,7 @@ class _Reader:
     def __init__(self, path: Path, encoding: str, delimiter: str, width: int, skips: Skips) -> None:
         self.path, self.encoding, self.delimiter, self.width, self.skips = path, encoding, delimiter, width, skips
         self.line, self.headed = 0, False  # lines read so far, and whether the header was among them
+        self.taken: float = 0  # lines taken from the file so far
 
     def pieces(self, at: Callable[[float], None]) -> Iterator[Piece]:
         """All rows. Raises DataError for what is not text, or a quote that never ends."""
@@ -110,6 +112,7 @@ class _Reader:
                 with self.path.open("rb") as file:
                     yield from self._blocks(file, at)
             else:
+                self.taken = math.inf
                 with self.path.open(encoding=self.encoding, newline="") as text:
                     yield from in_pieces(self._rows(text))
         except UnicodeDecodeError:
@@ -122,21 +125,27 @@ class _Reader:
             block = block if self.line else block.removeprefix(MARK)
             columns = cut(block, self.delimiter, self.width)
             if columns is None:
-                own = list(io.StringIO(block.decode(), newline=""))
-                more = (line for block in iter(file.readline, b"") for line in io.StringIO(block.decode(), newline=""))
-                yield from in_pieces(self._rows(itertools.chain(own, more), len(own)))
+                own = self._taken(block)
+                more = (line for block in iter(file.readline, b"") for line in self._taken(block))  # while a quote is open
+                yield from in_pieces(self._rows(itertools.chain(own, more)))
             else:
                 begin, self.line = self.line + 1, self.line + len(columns[0])
+                self.taken = self.line
                 if not self.headed:
                     begin, columns, self.headed = begin + 1, [column[1:] for column in columns], True
                 if columns[0]:
                     yield np.arange(begin, self.line + 1), columns
             at(file.tell() / size)
 
-    def _rows(self, lines: Iterable[str], enough: int | None = None) -> Iterator[tuple[int, list[str]]]:
-        """(number of its first line, cells) of each row, to the first that ends after `enough` lines."""
+    def _taken(self, block: bytes) -> list[str]:
+        lines = list(io.StringIO(block.decode(), newline=""))
+        self.taken += len(lines)
+        return lines
+
+    def _rows(self, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+        """(number of its first line, cells) of each row, until no line that was taken is left."""
         reader, before = csv.reader(lines, delimiter=self.delimiter, strict=True), self.line
-        while enough is None or self.line - before < enough:
+        while self.line < self.taken:
             start, row = self.line + 1, []
             try:
                 row = next(reader)
