@@ -60,7 +60,7 @@ def measure(name: str, turns: int) -> dict[str, float]:
             before = time.process_time()
             run.step()
             took[on].append(time.process_time() - before)
-    apart = max(float((a - b).abs().max()) for a, b in zip(plain.family.parameters(), code.family.parameters(), strict=True))
+    apart = max(float((a - b).detach().abs().max()) for a, b in zip(plain.family.parameters(), code.family.parameters(), strict=True))
     eager, generated = median(took[False]), median(took[True])
     return {"step": eager, "generated": generated, "times": eager / generated, "writing": writing, "weights apart": apart,
             "pays after steps": writing / (eager - generated) if eager > generated else float("inf")}
