@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,7 +99,8 @@ class LanguageModel:
         foreign, net = self.source.foreign, self.net if self.source.foreign is None else self.source.foreign.empty()
         if not packable(net):
             return self.net
-        return pack(net, net.state_dict().items() if foreign is None else foreign.pieces(net))  # type: ignore[arg-type]
+        with _returning():
+            return pack(net, net.state_dict().items() if foreign is None else foreign.pieces(net))  # type: ignore[arg-type]
 
     # ---------------------------------------------------------------- numbers
     @torch.inference_mode()
@@ -339,6 +342,23 @@ class LanguageModel:
 
         with self._lock:
             return load_adapter(self, Path(folder), name)
+
+
+@contextlib.contextmanager
+def _returning() -> Iterator[None]:
+    """Within it, and once after it, what is freed goes back to the system: glibc would keep as much as a small model's own size."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        libc.mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD: pieces from here on are mapped by themselves
+    except (AttributeError, OSError, TypeError):  # another C library
+        yield
+        return
+    try:
+        yield
+    finally:
+        libc.mallopt(-3, 32 << 20)  # as glibc's own rule would have it by now
+        libc.malloc_trim(0)
 
 
 FIM = (
