@@ -89,7 +89,8 @@ class Run:
     def load(cls, path: Path | str) -> Run:
         """Open a run folder. Raises UsageError for what is no path, FormatError saying what is missing or made by a newer version."""
         if not isinstance(path, str | Path):
-            raise UsageError(f"a run is named by its folder, not by a {type(path).__name__}", remedy="give the path `morphogen.load` was given")
+            what = f"a run is named by its folder, not by a {type(path).__name__}"
+            raise UsageError(what, remedy="give the path `morphogen.load` was given")
         path = Path(path).expanduser()
         recipe = path / "recipe.toml"
         if not path.exists():

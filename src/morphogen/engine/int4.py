@@ -70,7 +70,7 @@ class Int4(nn.Module):
         scale = torch.cat([part.scale for part in parts])
         offset = torch.cat([part.offset for part in parts if part.offset is not None])
         self.biased = bias is not None
-        self.register_buffer("packed", torch._convert_weight_to_int4pack_for_cpu(codes, 1))
+        self.register_buffer("packed", torch._convert_weight_to_int4pack_for_cpu(codes, 1))  # type: ignore[attr-defined]
         # the routine counts codes from 8
         self.register_buffer("scales", torch.stack([scale, offset + 8 * scale], -1).transpose(0, 1).contiguous().bfloat16())
         self.register_buffer("bias", torch.zeros(1) if bias is None else bias.float())

@@ -5,6 +5,8 @@ The same function as nets/transformer.py on the same slots, for the blocks nearl
 in memory.
 """
 
+# pyright: reportArgumentType=false
+# buffers have no annotations here: TorchScript cannot read those that are strings
 from __future__ import annotations
 
 from collections.abc import Iterable

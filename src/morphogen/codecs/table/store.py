@@ -161,8 +161,8 @@ def all_text(cells: Iterable[Any]) -> bool:
 
 def keys_of(cells: Iterable[Any]) -> list[Any]:
     """`typed` of each cell; the cells themselves where those that are equal are of one type."""
-    cells = cells.tolist() if isinstance(cells, np.ndarray) else list(cells)
-    return cells if len(set(map(type, cells)) - {type(None)}) <= 1 else list(map(typed, cells))
+    plain: list[Any] = cells.tolist() if isinstance(cells, np.ndarray) else list(cells)
+    return plain if len(set(map(type, plain)) - {type(None)}) <= 1 else list(map(typed, plain))
 
 
 def kept(column: Column, values: list[Any]) -> np.ndarray:
