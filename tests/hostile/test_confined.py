@@ -17,7 +17,7 @@ from morphogen.api.lossless import safe_name
 from morphogen.cli.console import _printable, result
 from morphogen.codecs.sources import Skips, read_metadata, scan
 from morphogen.codecs.table.columns import Column
-from morphogen.codecs.table.files import csv_text
+from morphogen.codecs.table.files import csv_lines
 from morphogen.errors import DataError, FormatError, MorphogenError
 from morphogen.formats.shards import read_index
 
@@ -208,7 +208,7 @@ def test_sec_words_in_tables_are_no_formulas(words: list[str]) -> None:
     import csv
     import io
 
-    text = csv_text([Column("w", "text")], [{"w": w} for w in words], ",")
+    text = "".join(csv_lines([Column("w", "text")], [{"w": w} for w in words], ","))
     cells = [row[0] for row in csv.reader(io.StringIO(text, newline="")) if row]
     assert not [c for c in cells if c.startswith(("=", "+", "-", "@", "\t", "\r"))]
 

@@ -53,7 +53,9 @@ NETWORK = {
     "webbrowser",
     "datasets",
 }
-PARSERS = {"xml", "lxml", "ctypes", "cffi"}  # XML entities; native code by name
+PARSERS = {"xml", "lxml"}  # XML entities
+NATIVE = {"ctypes", "cffi"}  # native code by name
+MALLOC = "engine/heap.py"  # two functions of the C library, named there
 CALLS = {
     "eval",
     "exec",
@@ -95,6 +97,8 @@ def faults(tree: ast.AST, name: str) -> Iterator[str]:
         for module in modules:
             top = module.split(".")[0]
             if {top, module} & (CODE_FROM_DATA | NETWORK | PARSERS) or set(module.split(".")[1:]) & ATTRIBUTES:
+                yield f"imports {module}"
+            if top in NATIVE and name != MALLOC:
                 yield f"imports {module}"
             if top in ("subprocess", "multiprocessing") and name not in STARTS:
                 yield f"imports {module}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from morphogen.engine.heap import returning
 from morphogen.engine.loop import Engine, Sequence_
 from morphogen.errors import DataError, UsageError
 from morphogen.language import encoder, seq2seq
@@ -99,7 +98,7 @@ class LanguageModel:
         foreign, net = self.source.foreign, self.net if self.source.foreign is None else self.source.foreign.empty()
         if not packable(net):
             return self.net
-        with _returning():
+        with returning():
             return pack(net, net.state_dict().items() if foreign is None else foreign.pieces(net))  # type: ignore[arg-type]
 
     # ---------------------------------------------------------------- numbers
@@ -342,23 +341,6 @@ class LanguageModel:
 
         with self._lock:
             return load_adapter(self, Path(folder), name)
-
-
-@contextlib.contextmanager
-def _returning() -> Iterator[None]:
-    """Within it, and once after it, what is freed goes back to the system: glibc would keep as much as a small model's own size."""
-    try:
-        libc = ctypes.CDLL(None)
-        libc.malloc_trim(0)
-        libc.mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD: pieces from here on are mapped by themselves
-    except (AttributeError, OSError, TypeError):  # another C library
-        yield
-        return
-    try:
-        yield
-    finally:
-        libc.mallopt(-3, 32 << 20)  # as glibc's own rule would have it by now
-        libc.malloc_trim(0)
 
 
 FIM = (

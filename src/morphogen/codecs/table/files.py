@@ -120,7 +120,7 @@ def write(columns: Sequence[Column], rows: Iterable[dict[str, Any]], out: Path, 
     """
     suffix = out.suffix.lower()
     if suffix in TEXT:
-        lines = _csv_lines(columns, rows, "\t" if suffix != ".csv" else delimiter)
+        lines = csv_lines(columns, rows, "\t" if suffix != ".csv" else delimiter)
     elif suffix in LINES:
         lines = (json.dumps({c.name: _json(r.get(c.name)) for c in columns}, ensure_ascii=False, allow_nan=False) + "\n" for r in rows)
     elif suffix in (".parquet", ".pq"):
@@ -132,12 +132,8 @@ def write(columns: Sequence[Column], rows: Iterable[dict[str, Any]], out: Path, 
     return out
 
 
-def csv_text(columns: Sequence[Column], rows: Iterable[dict[str, Any]], delimiter: str) -> str:
-    """Rows as CSV text; words a spreadsheet would run as a formula get a ' in front (OWASP, CSV injection)."""
-    return "".join(_csv_lines(columns, rows, delimiter))
-
-
-def _csv_lines(columns: Sequence[Column], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[str]:
+def csv_lines(columns: Sequence[Column], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[str]:
+    """Rows as lines of CSV; words a spreadsheet would run as a formula get a ' in front (OWASP, CSV injection)."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\r\n")  # so that cells with either of them are quoted
 
