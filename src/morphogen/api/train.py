@@ -220,7 +220,7 @@ class Job:
         import torch
 
         from morphogen.training import generated
-        from morphogen.training.data import Dataset
+        from morphogen.training.data import FINISHING, Dataset
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed)  # initial weights; every other draw is named by keys
@@ -240,7 +240,7 @@ class Job:
             return self.folder
         if hasattr(model.family, "finish"):
             with torch.no_grad():
-                model.family.finish(dataset.batches(512))
+                model.family.finish(dataset.batches(512, most=FINISHING))
         self.finish(model, watched)
         return self.folder
 

@@ -104,6 +104,9 @@ class Dataset:
             yield self.batch(ids, draws.derive(ids, f"pass.{seed}"), plain=True)
 
 
+FINISHING = 20_000  # items that `finish` of a family goes over: more do not change what it fits
+
+
 def sampled(n: int, most: int | None, seed: int = 0) -> np.ndarray:
     """The positions 0..n-1, or `most` of them drawn uniformly, ascending."""
     return np.arange(n) if most is None or n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from morphogen.training.data import FINISHING
+
 if TYPE_CHECKING:
     from morphogen.training.trainer import Trainer
 
@@ -88,7 +90,7 @@ def closing(trainer: Trainer) -> float:
             some = min(trainer.data.n, 2048)
             with torch.no_grad():
                 family.eval().finish(itertools.islice(trainer.data.batches(512), -(-some // 512)))
-            took = (time.monotonic() - begun) * trainer.data.n / some
+            took = (time.monotonic() - begun) * min(trainer.data.n, FINISHING) / some
             family.load_state_dict(kept)
         size = sum(t.numel() * t.element_size() for t in family.state_dict().values())
     return 0.3 + took + size / 1e8
