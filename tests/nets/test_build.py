@@ -103,12 +103,13 @@ def test_sizes_grow():
 def test_patch_and_levels_follow_the_space():
     def of(*shape):
         config = resolve(NetConfig(), Array(shape), Array(shape))
-        return config.patch, config.levels
+        return config.patch, config.levels, config.width
 
-    assert of(1, 8, 8) == (1, 1)
-    assert of(1, 28, 28) == of(3, 32, 32) == (2, 2)
-    assert of(3, 64, 64) == (2, 3)
-    assert of(3, 128, 128) == (4, 3)
+    assert of(4, 7, 7) == (1, 1, 32)
+    assert of(1, 8, 8) == of(3, 16, 16) == (2, 1, 64)  # as wide as the lowest level of a larger picture
+    assert of(1, 28, 28) == of(3, 32, 32) == (2, 2, 32)
+    assert of(3, 64, 64) == (2, 3, 32)
+    assert of(3, 128, 128) == (4, 3, 32)
 
 
 def test_what_no_net_can_do_is_said():

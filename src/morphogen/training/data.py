@@ -217,6 +217,16 @@ def order(n: int, batch: int, seed: int, step: int, lengths: Tensor | None = Non
     return window % n, draws.derive(window, f"train.{seed}", epoch), weight
 
 
+def even(n: int, size: int, lengths: Tensor | None = None) -> list[Tensor]:
+    """Items 0 .. n-1 in parts of about `size`; with `lengths` items of like length together, each part about as many tokens."""
+    ids = torch.arange(n)
+    if lengths is None or n <= size:
+        return list(ids.split(size)) if n else []
+    ids = lengths[:n].argsort(stable=True)
+    cuts = _cuts(lengths[ids], -(-n // size))
+    return [ids[a:b] for a, b in zip(cuts, cuts[1:])]
+
+
 @lru_cache(maxsize=2)
 def _epoch(n: int, repeats: int, seed: int, epoch: int) -> Tensor:
     """The order of an epoch. Kept: to sort millions of items anew for each batch would take longer than most steps."""

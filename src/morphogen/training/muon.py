@@ -23,8 +23,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient. Matrices of one shape are worked on together: small ones wait on calls."""
         for group in self.param_groups:
+            alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
             for p in group["params"]:
                 if p.grad is None:
                     continue
@@ -32,33 +33,42 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(p)
                 mean = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal_whole(p.grad.lerp(mean, group["momentum"]).flatten(1))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view_as(p), alpha=-0.2 * group["lr"] * max(update.shape) ** 0.5)
+                wanted = p.grad.lerp(mean, group["momentum"]).flatten(1)
+                alike.setdefault(tuple(wanted.shape), []).append((p, wanted))
+            for shape, found in alike.items():
+                for (p, _), update in zip(found, orthogonal_all([wanted for _, wanted in found])):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update.view_as(p), alpha=-0.2 * group["lr"] * max(shape) ** 0.5)
 
 
-def orthogonal_whole(g: Tensor) -> Tensor:
-    """`orthogonal`, also of a matrix whose rows lie in several processes: each works on all of it and keeps its own rows."""
-    whole = getattr(g, "full_tensor", None)
-    if whole is None:
-        return orthogonal(g)
+def orthogonal_all(gs: list[Tensor]) -> list[Tensor]:
+    """`orthogonal` of matrices of one shape."""
+    if hasattr(gs[0], "full_tensor"):
+        return [orthogonal_whole(g) for g in gs]
+    return list(orthogonal(torch.stack(gs)))
+
+
+def orthogonal_whole(g: Any) -> Tensor:
+    """`orthogonal` of a matrix whose rows lie in several processes: each works on all of it and keeps its own rows."""
     from morphogen.training.parallel import part_of
 
-    return part_of(orthogonal(whole()), g)  # type: ignore[arg-type]
+    return part_of(orthogonal(g.full_tensor()), g)
 
 
 def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
-    """About U V' of g = U S V' (m, n), by `steps` of the quintic Newton-Schulz iteration: singular values end in 0.7 .. 1.2.
+    """About U V' of g = U S V' (..., m, n), by `steps` of the quintic Newton-Schulz iteration: singular values end in 0.7 .. 1.2.
 
     X <- a X + (b A + c A A) X with A = X X' and Jordan's coefficients, on the smaller side.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = g.mT if g.shape[0] > g.shape[1] else g
-    x = x / (x.norm() + 1e-7)
+    tall = g.shape[-2] > g.shape[-1]
+    x = (g.mT if tall else g).flatten(0, -3) if g.ndim > 2 else (g.mT if tall else g)[None]
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if g.shape[0] > g.shape[1] else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.view(*g.shape[:-2], *x.shape[1:])
+    return x.mT if tall else x
 
 
 def is_hidden(module: nn.Module, name: str, p: nn.Parameter) -> bool:

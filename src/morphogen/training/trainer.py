@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from morphogen.model import Model
 from morphogen.nets.dropout import Draw, drawn
 from morphogen.sampling import draws
 from morphogen.training import checkpoint, generated
-from morphogen.training.data import Dataset, order
+from morphogen.training.data import Dataset, even, order
 from morphogen.training.ema import EMA
 from morphogen.training.guard import COLLAPSED, HEALTHY, Guard, finite, recalled
 from morphogen.training.lanes import Lanes, lanes_for
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Log = dict[str, Any]
 CHECKED = 512  # items a check of the held-out loss looks at, at most
+PART = 64  # ... and about so many at once
+Each = Callable[..., Iterable[Any]]
 Hook = Callable[["Trainer", Log], object]
 Warn = Callable[[str], None]
 
@@ -195,7 +197,7 @@ class Trainer:
         if self.held_out is None or len(self.family.phases) != 1:
             return None
         module = self.ema.module if self.ema else self.family
-        value = self.lanes.tell(held_out_loss(module, self.held_out))
+        value = self.lanes.tell(held_out_loss(module, self.held_out, each=self.lanes.each))
         usual = self.guard.losses.get(self.family.phases[0].name)
         if usual and math.isfinite(value):
             self.checks.append(check(self.steps, value, usual))
@@ -378,17 +380,20 @@ def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): state[k] for k in state if k.startswith(prefix)}  # not items(): these may come from a disk
 
 
-@torch.no_grad()
-def held_out_loss(module: Any, data: Dataset, most: int = CHECKED) -> float:
-    """Mean loss of a family's first phase over the first items, with the same draws each time; the family is left in evaluation."""
+def held_out_loss(module: Any, data: Dataset, most: int = CHECKED, each: Each = map) -> float:
+    """Mean loss of a family's first phase over the first items, with the same draws each time; the family is left in evaluation.
+
+    `each(work, parts)`: the results in order, perhaps some worked out at once.
+    """
     module.eval()
-    total, weight = 0.0, 0.0
-    ids = torch.arange(data.n)[:most]
-    for start in range(0, len(ids), 128):
-        part = ids[start : start + 128]
-        loss = module(data.batch(part, draws.derive(part, "check"), plain=True), module.phases[0].name)
-        total, weight = total + float(loss.total), weight + float(loss.weight)
-    return total / max(weight, 1e-9)
+
+    @torch.no_grad()  # inside: a thread has a switch of its own
+    def sums(ids: Tensor) -> tuple[float, float]:
+        loss = module(data.batch(ids, draws.derive(ids, "check"), plain=True), module.phases[0].name)
+        return float(loss.total), float(loss.weight)
+
+    found = list(each(sums, even(min(data.n, most), PART, data.lengths)))
+    return sum(total for total, _ in found) / max(sum(weight for _, weight in found), 1e-9)
 
 
 def due(step: int, times: int, steps: int) -> bool:
