@@ -8,25 +8,41 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from morphogen.api.answered import recipe
 from morphogen.api.common import Watch
 from morphogen.errors import DataError, UsageError
 from morphogen.files import check_output, lock, write_text
+from morphogen.trust.provenance import stamp
 
 LONGEST_LINE = 16 << 20
 TILE = 8  # prompts under way together; their answers are written before the next ones are begun
 
 
-def answers(model: Any, prompts: str | Path, out: str | Path, *, force: bool = False, watch: Watch | None = None, **options: Any) -> Path:
+def answer(model: Any, prompt: str, out: str | Path, *, force: bool = False, metadata: bool = True, **options: Any) -> list[Any]:
+    """The answers to one prompt, also written to `out` as text, with their recipe beside it."""
+    out = Path(out)
+    check_output(out, force=force)
+    found = model.answers([prompt], **options)[0]
+    write_text(out, "\n".join(a.text for a in found) + "\n")
+    stamp(out, recipe(model, out, options, tile=1, metadata=metadata, prompt=prompt))
+    return found
+
+
+def answers(
+    model: Any, prompts: str | Path, out: str | Path, *, force: bool = False, metadata: bool = True, watch: Watch | None = None,
+    **options: Any,
+) -> Path:
     """Answer every line of a JSONL file of {"prompt"} or {"messages"} into another one; begun files are gone on with.
 
     Each answer is the line with `text`, `reason` and `tokens` put in; with n above 1 `texts`. Answer i depends on the seed and
-    its line's number alone. Raises DataError naming the line that cannot be read, before anything is drawn.
+    its line's number alone. Their recipe lies beside them. Raises DataError naming the line that cannot be read, before
+    anything is drawn.
     """
     watch, out, prompts = watch or Watch(), Path(out), Path(prompts)
     rows = [*_lines(prompts)]
     check_output(out, force=force, inputs=(prompts,))
     part = out.with_name(f".{out.name}.part")
-    asked = {"model": model.name, "options": {k: repr(v) for k, v in sorted(options.items()) if v is not None}, "prompts": _mark(rows)}
+    asked = recipe(model, out, options, tile=TILE, metadata=metadata, input=prompts)
     with lock(out.with_name(f".{out.name}.lock")):
         done = _begun(part, asked)
         if done:
@@ -41,6 +57,7 @@ def answers(model: Any, prompts: str | Path, out: str | Path, *, force: bool = F
                 file.flush()
                 watch.progress("answering", len(done) / len(rows), f"{len(done)} of {len(rows)}")
         write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in done))
+        stamp(out, asked)
         part.unlink()
     return out
 
@@ -52,12 +69,6 @@ def _tile(model: Any, rows: list[dict[str, Any]], first: int, options: dict[str,
     for row, found in zip(part, model.answers(prompts, slots=TILE, first=first, **options)):
         new: dict[str, Any] = {"text": found[0].text} if len(found) == 1 else {"texts": [a.text for a in found]}
         yield {**row, **new, "reason": found[0].reason, "tokens": len(found[0].ids)}
-
-
-def _mark(rows: list[dict[str, Any]]) -> str:
-    import hashlib
-
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _begun(part: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:

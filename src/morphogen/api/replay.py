@@ -29,6 +29,13 @@ def replay(
     file, out, watch = Path(file), Path(out), watch or Watch()
     check_output(out, force=force, inputs=(file,))
     facts = provenance.read(file)
+    _check(file, facts)
+    if facts.get("kind") == "answers":
+        from morphogen.api.answered import again
+
+        if again(file, facts, out, run=run, force=force, watch=watch).read_bytes() != file.read_bytes():
+            _tell(facts, provenance.read(out)["made_with"], watch)
+        return out
     folder, model = _model_of(file, facts, run, device)
     index = facts.get("index")
     n, first = (1, index) if index is not None else (facts["n"], 0)
@@ -45,26 +52,34 @@ def replay(
             os.replace(provenance.sidecar(chosen), provenance.sidecar(out))
         os.replace(chosen, out)
     if out.read_bytes() != file.read_bytes():
-        for line in differences(facts, model):
-            watch.say(line, "warn")
+        _tell(facts, made_with(model), watch)
     return out
 
 
-def differences(facts: dict[str, Any], model: Any) -> list[str]:
-    """What is not as it was when a file was made, a line each."""
-    then, now = facts.get("made_with"), made_with(model)
+def _tell(facts: dict[str, Any], now: dict[str, Any], watch: Watch) -> None:
+    for line in differences(facts, now):
+        watch.say(line, "warn")
+
+
+def differences(facts: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is not as it was when a file was made, a line each. `now`: what the same words are made with here."""
+    then = facts.get("made_with")
     if not isinstance(then, dict):
         return ["the file does not say what it was made with"]
     found = [f"{name}: {then.get(name, 'not said')} then, {now.get(name, 'none')} now" for name in now if then.get(name) != now[name]]
     return found or ["versions, instruction set, tile and threads are the same: the file was changed after it was made"]
 
 
-def _model_of(file: Path, facts: dict[str, Any], run: str | Path | None, device: str) -> tuple[Run, Any]:
+def _check(file: Path, facts: dict[str, Any]) -> None:
+    """Whether a file can be made again at all. Raises FormatError."""
     if (verb := facts.get("verb", "generate")) != "generate":
         raise FormatError(f"it was made by `morphogen {verb}`", where=file, remedy="say that again: the same words give the same bytes")
     if facts.get("left_out"):
-        said = {"cond": "conditions were", "given": "what was given was"}[facts["left_out"][0]]
-        raise FormatError(f"the {said} left out of it (--no-metadata)", where=file, remedy="generate it again with the same words")
+        said = {"cond": "the conditions were", "given": "what was given was"}.get(facts["left_out"][0], "what was asked was")
+        raise FormatError(f"{said} left out of it (--no-metadata)", where=file, remedy="generate it again with the same words")
+
+
+def _model_of(file: Path, facts: dict[str, Any], run: str | Path | None, device: str) -> tuple[Run, Any]:
     where = Path(run) if run else (file.parent / facts["run"])
     if not where.exists():
         raise FormatError("the run it came from is not there", where=where, remedy="say where it is with --run")

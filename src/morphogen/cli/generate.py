@@ -112,7 +112,7 @@ def generate(
         for name, said in drawing.items():
             if said not in (None, False):
                 raise UsageError(f"--{name} is for things drawn from a run, not for answers to a prompt", remedy="leave it out")
-        return _answer(run, out, wishes, {"n": n, "seed": seed, "temperature": temperature}, force, json)
+        return _answer(run, out, wishes, {"n": n, "seed": seed, "temperature": temperature}, metadata=metadata, force=force, json=json)
     sampling = {"temperature": temperature, **{k: v for k, v in asdict(wishes).items() if k in CHOICES}}
     beyond = [k for k, v in asdict(wishes).items() if v not in (None, "auto") and k not in CHOICES]
     if beyond:
@@ -128,11 +128,13 @@ def generate(
     return result({"out": str(out), "n": len(raws), "seed": seed}, [str(out)], json)
 
 
-def _answer(model: Path, out: Path | None, wishes: Answering, more: dict[str, Any], force: bool, json: bool) -> int:
+def _answer(
+    model: Path, out: Path | None, wishes: Answering, more: dict[str, Any], *, metadata: bool, force: bool, json: bool
+) -> int:
     """Text from a language model, to the terminal as it is written, or to a file."""
-    from morphogen.api.answers import answers, read_schema, said
+    from morphogen.api.answers import answer, answers, read_schema, said
     from morphogen.errors import UsageError
-    from morphogen.files import check_output, write_text
+    from morphogen.files import check_output
     from morphogen.language import load
 
     if wishes.prompt is None and wishes.input is None:
@@ -155,16 +157,17 @@ def _answer(model: Path, out: Path | None, wishes: Answering, more: dict[str, An
         options["adapter"] = found.load_adapter(wishes.adapter)
     if wishes.input is not None and out is not None:
         with Console() as watch:
-            path = answers(found, wishes.input, out, force=force, watch=watch, **options)
+            path = answers(found, wishes.input, out, force=force, metadata=metadata, watch=watch, **options)
         return result({"out": str(path)}, [str(path)], json)
     prompt = wishes.prompt or ""
     several = options.get("n", 1) > 1 or options.get("beams", 0) > 1
     if json or out is not None or several or found.role != "decoder":
-        made = found.answers([prompt], **options)[0]
         if out is not None:
-            write_text(out, "\n".join(answer.text for answer in made) + "\n")
-        rows = [said(answer, found, began) for answer in made]
-        return result(rows[0] if len(rows) == 1 else {"answers": rows}, [str(out)] if out else [answer.text for answer in made], json)
+            made = answer(found, prompt, out, force=force, metadata=metadata, **options)
+        else:
+            made = found.answers([prompt], **options)[0]
+        rows = [said(one, found, began) for one in made]
+        return result(rows[0] if len(rows) == 1 else {"answers": rows}, [str(out)] if out else [one.text for one in made], json)
     return _shown(found, prompt, options)
 
 

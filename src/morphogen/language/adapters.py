@@ -98,5 +98,5 @@ def load_adapter(model: LanguageModel, folder: Path, name: str = "") -> str:
     lora.load_adapter(net, state, name=name)
     lora.set_adapter(net, None)
     model._drawing = net
-    model.adapters.append(name)
+    model.adapters[name] = folder
     return name

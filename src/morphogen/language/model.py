@@ -43,7 +43,7 @@ class LanguageModel:
         self._drawing: nn.Module | None = None
         self._fit: bool | None = None
         self._lock = threading.RLock()
-        self.adapters: list[str] = []
+        self.adapters: dict[str, Path] = {}  # name -> where it was read from
 
     # ---------------------------------------------------------------- text and ids
     def encode(self, text: str) -> list[int]:
