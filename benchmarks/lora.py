@@ -58,7 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "digits": {
         "data": digit_data, "family": "diffusion", "base": 300, "tune": 150, "ranks": (8, 2),
-        "options": {"net": {"width": 64}, "training": {"batch": 32, "previews": 0, "checks": 2}},
+        "options": {"net": {"width": 192}, "training": {"batch": 32, "previews": 0, "checks": 2}},
     },
 }
 
