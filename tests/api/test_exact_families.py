@@ -49,6 +49,9 @@ def trained(folder: Path, name: str, out: Path) -> Run:
     return Run.load(run.path)
 
 
+KEEP = {"kde", "neighbour", "cart", "ngram"}  # models that hold training rows, or pieces of them
+
+
 def test_every_family_has_a_case() -> None:
     assert set(FAMILIES) <= set(CASES)
 
@@ -58,5 +61,7 @@ def test_company_changes_nothing(folder: Path, tmp_path: Path, name: str) -> Non
     """Raw tensors, items and files are the same at --batch 1 and 7 and in reverse, and every item is replayed from its file's recipe."""
     data, cond, _ = CASES[name]
     ending = {"pictures": "", "rows.csv": ".csv"}.get(data, ".jsonl")
-    found = judge(trained(folder, name, tmp_path), cond, ending, N, tmp_path / "drawn", (1, 7), steps_of(name))
+    run = trained(folder, name, tmp_path)
+    found = judge(run, cond, ending, N, tmp_path / "drawn", (1, 7), steps_of(name))
+    assert run.provenance()["contains_training_rows"] is (name in KEEP)
     assert found == {"files": found["of"], "of": found["of"], "tensors": N, "items": N, "replayed": N} and found["of"] >= 2

@@ -382,7 +382,7 @@ class Job:
         run, took = self.folder, time.monotonic() - self.begun
         blob, digest = run.packed(model, model.family.state_dict())
         provenance = run.provenance() | {"model": digest, "parameters": model.parameters(), "seconds": round(took, 1), **facts}
-        provenance["contains_training_rows"] = not model.family.phases
+        provenance["contains_training_rows"] = bool(getattr(model.family, "keeps_rows", not model.family.phases))
         write_json(run.path / "provenance.json", provenance)
         write_bytes(run.path / "model.safetensors", blob)  # last: with it the run is finished
         shutil.rmtree(run.path / "state", ignore_errors=True)

@@ -5,7 +5,9 @@ from typing import Any
 
 from morphogen.errors import UsageError
 from morphogen.registry import usable
-from morphogen.spaces import Space
+from morphogen.spaces import Array, Record, Space, Tokens
+
+WORDS: dict[type, str] = {Array: "numbers on a grid", Tokens: "strings of tokens", Record: "rows of fields"}
 
 
 def bridges() -> dict[tuple[type, type], Any]:
@@ -33,5 +35,5 @@ def route(space: Space, accepts: tuple[type, ...]) -> list[Any]:
             if source is type(space) and (middle, kind) in known and kind is not source:
                 first = known[source, middle](space)
                 return [first, known[middle, kind](first.target)]
-    names = " or ".join(kind.__name__ for kind in accepts)
-    raise UsageError(f"no bridge leads from {type(space).__name__} to {names}", remedy="choose another family")
+    names = " or ".join(WORDS[kind] for kind in accepts)
+    raise UsageError(f"this family models {names}, and nothing here turns {WORDS[type(space)]} into that", remedy="choose another family")

@@ -54,6 +54,7 @@ class Cart(nn.Module):
     Sampling: ClassVar[type] = Sampling
     infill = "any"
     phases: tuple[Phase, ...] = ()
+    keeps_rows = True  # its leaves draw from values of training rows
 
     def __init__(self, space: Space, conditions: dict[str, Space] | None = None, config: Config | None = None) -> None:
         super().__init__()

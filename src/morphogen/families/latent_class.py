@@ -74,6 +74,7 @@ class LatentClass(nn.Module):
     accepts = (Tokens,)
     Config, Sampling = LatentClassConfig, LatentClassSampling
     phases: tuple[Phase, ...] = ()
+    keeps_rows = False
 
     weight: Tensor
     token: Tensor

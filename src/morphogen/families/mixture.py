@@ -55,6 +55,7 @@ class Mixture(nn.Module):
     accepts = (Array,)
     Config, Sampling = MixtureConfig, MixtureSampling
     phases: tuple[Phase, ...] = ()
+    keeps_rows = False
 
     offset: Tensor
     scale: Tensor

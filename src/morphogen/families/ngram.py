@@ -78,6 +78,7 @@ class Ngram(nn.Module):
     accepts = (Tokens,)
     Config, Sampling = NgramConfig, NgramSampling
     phases: tuple[Phase, ...] = ()
+    keeps_rows = True  # pieces of them: what follows what, as often as it did
 
     contexts: Tensor
     backoff: Tensor
