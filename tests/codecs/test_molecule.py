@@ -11,8 +11,9 @@ import pytest
 Chem = pytest.importorskip("rdkit.Chem")
 pytest.importorskip("selfies")
 
-from morphogen.codecs.molecule import MoleculeCodec, MoleculeConfig, chemistry, outputs, spelling, workers  # noqa: E402
+from morphogen.codecs.molecule import MoleculeCodec, MoleculeConfig, chemistry, outputs, spelling  # noqa: E402
 from morphogen.codecs.sources import scan  # noqa: E402
+from morphogen.codecs.workers import each  # noqa: E402
 from morphogen.contracts import Checks, Derives, Features, HasGrammar, Item  # noqa: E402
 from morphogen.errors import DataError, FormatError, ResourceError, UsageError  # noqa: E402
 from morphogen.plan import claim  # noqa: E402
@@ -358,13 +359,13 @@ def test_derived_properties_are_those_of_rdkit():
 
 
 def test_workers_give_what_one_process_gives(monkeypatch):
-    alone = workers.over("derive", LISTED, names=["logp", "rings"])
+    alone = list(each(chemistry.derive, LISTED, names=["logp", "rings"]))
     monkeypatch.setattr("morphogen.codecs.workers.cores", lambda: 2)
-    assert workers.over("derive", LISTED, least=10, names=["logp", "rings"]) == alone
+    assert list(each(chemistry.derive, LISTED, least=10, names=["logp", "rings"])) == alone
     monkeypatch.setattr(sys, "executable", "/bin/false")  # workers that die at once
-    assert workers.over("derive", LISTED, least=10, names=["logp", "rings"]) == alone
+    assert list(each(chemistry.derive, LISTED, least=10, names=["logp", "rings"])) == alone
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    assert workers.over("derive", LISTED, least=10, names=["logp", "rings"]) == alone
+    assert list(each(chemistry.derive, LISTED, least=10, names=["logp", "rings"])) == alone
 
 
 def test_features_do_not_depend_on_the_spelling_and_set_faults_apart():

@@ -16,9 +16,9 @@ import numpy as np
 
 from morphogen import spaces
 from morphogen.codecs.molecule import chemistry, outputs, rows, spelling
-from morphogen.codecs.molecule.workers import over
 from morphogen.codecs.rows import FILES
 from morphogen.codecs.sources import Listing, Skips
+from morphogen.codecs.workers import each
 from morphogen.contracts import Claim, Given, Grammar, Item
 from morphogen.errors import DataError, FormatError, UsageError, suggest
 from morphogen.spaces import Tokens
@@ -77,7 +77,7 @@ class MoleculeCodec:
         self.skips, self.notes = Skips(), []
         found = list(rows.rows_of(listing, self.config.column, self.skips))
         texts = [row.text for row in found]
-        surveyed = over("survey", texts, notation=self.config.notation, mixtures=self.config.mixtures)
+        surveyed = list(each(chemistry.survey, texts, notation=self.config.notation, mixtures=self.config.mixtures))
         said = rows.conditions(found)
         items = [(row, one, cond) for row, one, cond in zip(found, surveyed, said) if self._usable(row, one)]
         items = self._not_too_long(items)
@@ -151,7 +151,7 @@ class MoleculeCodec:
         if n < 0:
             n = min(COPIES, ENOUGH // max(1, len(distinct))) if len(distinct) < MANY else 0
         new = [raw for raw in distinct if raw not in self._varied] if n else []
-        for raw, found in zip(new, over("vary", new, 2000, copies=n, notation=self.config.notation)):
+        for raw, found in zip(new, each(chemistry.vary, new, least=2000, copies=n, notation=self.config.notation)):
             # a string longer than the model is no use, and one far longer would stretch it
             most = (self.config.length or LONGEST) - 1
             fits = [pair for pair in found if len(spelling.cut(pair[1] or pair[0], self.config.notation)) <= most]
@@ -269,12 +269,12 @@ class MoleculeCodec:
     def derive(self, raws: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
         """The named properties of each molecule; None for what is none."""
         distinct = list(dict.fromkeys(raws))
-        found = dict(zip(distinct, over("derive", distinct, names=list(names))))
+        found = dict(zip(distinct, each(chemistry.derive, distinct, names=list(names))))
         return [dict(found[raw]) for raw in raws]
 
     def features(self, raws: Sequence[str]) -> np.ndarray:
         """(N, 520) float32; see `feature_name`. What is no molecule is far from all that are."""
-        return np.array(over("features", list(raws)), np.float32).reshape(len(raws), chemistry.BINS + 8)
+        return np.array(list(each(chemistry.features, list(raws))), np.float32).reshape(len(raws), chemistry.BINS + 8)
 
     def size_of(self, raw: str) -> tuple[int, str]:
         """Characters of the SMILES, whatever the notation, so that bits per character compare."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from morphogen import files
 from morphogen.codecs.molecule.chemistry import derive, parse, quiet
-from morphogen.codecs.molecule.workers import over
+from morphogen.codecs.workers import each
 from morphogen.errors import UsageError
 
 WIDTH, HEIGHT = 280, 200
@@ -33,7 +33,7 @@ def write(raws: Sequence[str], out: Path, meta: Sequence[dict[str, Any]]) -> lis
     elif suffix in (".jsonl", ".ndjson"):
         files.write_text(out, _lines(rows))
     elif suffix in (".sdf", ".sd"):
-        blocks = over("shape", raws, 100)
+        blocks = each(shape, raws, least=100)
         files.write_text(out, "".join(_record(i, block, said, row) for i, ((block, said), row) in enumerate(zip(blocks, rows))))
     elif not suffix:
         return _folder(raws, out, rows)
