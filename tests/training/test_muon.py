@@ -9,6 +9,7 @@ from torch import nn
 from morphogen.config import NetConfig
 from morphogen.nets.build import build_net
 from morphogen.spaces import Array, Tokens
+from morphogen.training import muon
 from morphogen.training.muon import Muon, is_hidden, orthogonal
 
 
@@ -20,6 +21,20 @@ def test_singular_values_come_near_one(shape: tuple[int, int]) -> None:
     values = torch.linalg.svdvals(out)
     assert values.min() > 0.3 and values.max() < 1.3
     assert torch.nn.functional.cosine_similarity(out.flatten(), (u @ v).flatten(), 0) > 0.97  # the polar factor, nearly
+
+
+@pytest.mark.parametrize("smallest", [-1, -3, -6])
+def test_long_matrices_take_a_shorter_way_to_the_same(monkeypatch: pytest.MonkeyPatch, smallest: int) -> None:
+    """Also where singular values span more than single precision holds of their squares; and several matrices at once are each alone."""
+    generator = torch.Generator().manual_seed(2)
+    left = torch.linalg.qr(torch.randn(3, 20, 20, generator=generator))[0]
+    right = torch.linalg.qr(torch.randn(3, 180, 20, generator=generator))[0]
+    g = (left * torch.logspace(0, smallest, 20)) @ right.mT
+    short = orthogonal(g)
+    torch.testing.assert_close(orthogonal(g.mT), short.mT)
+    torch.testing.assert_close(orthogonal(g[1]), short[1])
+    monkeypatch.setattr(muon, "LONG", 1 << 30)
+    torch.testing.assert_close(short, orthogonal(g), rtol=0, atol=1e-3)
 
 
 def test_one_step_by_hand() -> None:

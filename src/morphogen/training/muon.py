@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LONG = 4  # a side so many times the other is multiplied twice instead of ten times
 EDGE = 16  # matrices with a side below this are the ends of a net (a few channels in or out): nothing to orthogonalise
 
 
@@ -58,15 +59,24 @@ def orthogonal_whole(g: Any) -> Tensor:
 def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
     """About U V' of g = U S V' (..., m, n), by `steps` of the quintic Newton-Schulz iteration: singular values end in 0.7 .. 1.2.
 
-    X <- a X + (b A + c A A) X with A = X X' and Jordan's coefficients, on the smaller side.
+    X <- P X with P = a I + b A + c A A, A = X X' and Jordan's coefficients, on the smaller side. Where the other side is much
+    longer (convolutions), the P alone are multiplied: they are polynomials of the first A and commute, so A <- P A P.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.shape[-2] > g.shape[-1]
     x = (g.mT if tall else g).flatten(0, -3) if g.ndim > 2 else (g.mT if tall else g)[None]
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if x.shape[2] < LONG * x.shape[1]:
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    else:
+        gram, one = x @ x.mT, torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        whole = one.expand_as(gram)
+        for _ in range(steps):
+            factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * one
+            whole, gram = factor @ whole, factor @ gram @ factor
+        x = whole @ x
     x = x.view(*g.shape[:-2], *x.shape[1:])
     return x.mT if tall else x
 
