@@ -172,3 +172,25 @@ def spm(request, tmp_path_factory, corpus) -> Path:
     path.parent.mkdir()
     path.write_bytes(sentencepiece_model(corpus, **SPM[request.param]))
     return path
+
+
+@pytest.fixture
+def unigram_bytes():
+    """Makes a small sentencepiece model of one's own."""
+    lines = ["the cat sat on a mat by the sea", "abc a b c x y yes no", "a cab came by the bay"] * 20
+
+    def make(**options) -> bytes:
+        return sentencepiece_model(lines, model_type="unigram", vocab_size=60, hard_vocab_limit=False, **options)
+
+    return make
+
+
+@pytest.fixture
+def plain_unigram(tmp_path, unigram_bytes) -> Path:
+    """A folder with a model whose normalisation has rules that begin outside ASCII and end in it."""
+    rules = tmp_path / "rules.tsv"
+    rules.write_text("E9 61\t78\nE9 62 63\t79 79\n")  # "éa" is written x, "ébc" yy
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    (folder / "tokenizer.model").write_bytes(unigram_bytes(normalization_rule_tsv=str(rules)))
+    return folder

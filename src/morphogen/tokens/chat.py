@@ -2,7 +2,8 @@
 
 The template is the model's, a program in Jinja; it runs in a confined process (`chat_worker.py`). What people wrote is never a special
 token: every special token's text inside messages is broken by a private character before rendering, only whole ones count afterwards,
-and the private character leaves before encoding.
+and the private character leaves before encoding. A template that changes the case of a text, or writes a special token's other half before
+or after it, makes none either; one that takes characters out of a text's middle could.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,7 +140,7 @@ class Template:
     def _ask(self, source: str, values: dict[str, Any] | None) -> str:
         request: dict[str, Any] = {"source": source}
         if values is not None:
-            given = json.dumps(values)
+            given = _told(values, "the conversation")
             if len(given) > INPUT:
                 raise DataError(f"a conversation of {len(given):,} bytes, at most {INPUT:,}", remedy="shorten it")
             request |= {"values": values, "limit": 4 * len(given) + (64 << 10)}
@@ -170,44 +172,65 @@ class Template:
     def encode(self, tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, reply: bool = True) -> list[int]:
         """The conversation as ids. Nothing inside messages or tools becomes a special token. Raises as `render`."""
         given = check_messages(messages)
-        told = json.dumps([given, tools], ensure_ascii=False) + self.source + (self.tools_source or "")
-        mark = next(c for c in map(chr, range(0xF8FF, 0xE000, -1)) if c not in told)
+        told = "".join([_told([given, tools], "tools", ascii=False), self.source, self.tools_source or "", *tokenizer.special])
+        mark = next((c for c in map(chr, range(0xF8FF, 0xDFFF, -1)) if c not in told), None)
+        if mark is None:
+            raise DataError("a conversation with every private character of Unicode in it", remedy="take some out")
         breaker = _Breaker(tokenizer.special, mark)
-        values = _values(breaker.value(given), breaker.value(tools), reply, tokenizer)
+        try:
+            values = _values(breaker.messages(given), breaker.value(tools), reply, tokenizer)
+        except RecursionError:
+            raise DataError("lists or dicts nested too deep", where="messages or tools", remedy="make them flatter") from None
         return tokenizer.marked(self._render(values), mark)
 
 
 class _Breaker:
-    """Puts a mark into every special token's text, and where a text begins or ends with a part of one (what follows could complete it)."""
+    """Puts a mark into every special token's text, and where a text begins or ends with a part of one (what follows could complete it).
+
+    In any case of letters: templates may change it. `special`: no name with the mark in it; one of a single character is found nowhere.
+    """
 
     def __init__(self, special: Mapping[str, int], mark: str) -> None:
-        names = sorted(special, key=len, reverse=True)
+        names = sorted((name for name in special if len(name) > 1), key=len, reverse=True)
         self._mark = mark
-        self._whole = re.compile("|".join(map(re.escape, names))) if names else None
-        self._firsts = frozenset(name[:k] for name in names for k in range(1, len(name)))
-        self._lasts = frozenset(name[k:] for name in names for k in range(1, len(name)))
+        self._whole = re.compile("|".join(map(re.escape, names)), re.IGNORECASE) if names else None
+        self._forward = sorted(name.lower() for name in names)
+        self._backward = sorted(name.lower()[::-1] for name in names)
         self._longest = max(map(len, names), default=0)
+
+    def _goes_on(self, names: list[str], end: str) -> bool:
+        """Whether some name begins with the last characters of `end`, and goes on."""
+        for k in range(1, min(self._longest, len(end) + 1)):
+            part = end[-k:]
+            after = bisect_right(names, part)
+            if after < len(names) and names[after].startswith(part):
+                return True
+        return False
 
     def text(self, text: str) -> str:
         if self._whole is None:
             return text
-        broken, count = self._whole.subn(lambda m: m[0][0] + self._mark + m[0][1:] if len(m[0]) > 1 else self._mark, text)
+        broken, count = text, 1
         while count:  # names may overlap
             broken, count = self._whole.subn(lambda m: m[0][0] + self._mark + m[0][1:], broken)
-        body = broken.strip()
-        if body and any(body[-k:] in self._firsts for k in range(1, min(self._longest, len(body) + 1))):
+        body = broken.strip().lower()
+        if self._goes_on(self._forward, body):
             end = len(broken.rstrip())
             broken = broken[:end] + self._mark + broken[end:]
-        if body and any(body[:k] in self._lasts for k in range(1, min(self._longest, len(body) + 1))):
+        if self._goes_on(self._backward, body[: self._longest][::-1]):
             start = len(broken) - len(broken.lstrip())
             broken = broken[:start] + self._mark + broken[start:]
         return broken
+
+    def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Checked messages: their own keys and roles are known words, which templates ask for."""
+        return [{k: v if k == "role" else self.value(v) for k, v in message.items()} for message in messages]
 
     def value(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
-            return {self.text(k) if isinstance(k, str) else k: v if k == "role" else self.value(v) for k, v in value.items()}
+            return {self.text(k) if isinstance(k, str) else k: self.value(v) for k, v in value.items()}
         return [self.value(v) for v in value] if isinstance(value, list | tuple) else value
 
 
@@ -218,6 +241,13 @@ def _values(messages: Any, tools: Any, reply: bool, tokenizer: Tokenizer | None)
         roles = {r: getattr(tokenizer, r) for r in ("bos", "unk", "pad", "mask", "cls", "sep")} | {"eos": next(iter(tokenizer.eos), None)}
         values |= {f"{role}_token": tokenizer.spelling.names[i] for role, i in roles.items() if i is not None}
     return values
+
+
+def _told(value: Any, where: str, *, ascii: bool = True) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=ascii)
+    except (TypeError, ValueError, RecursionError):
+        raise DataError("holds what JSON cannot", where=where, remedy="give text, numbers, lists and dicts") from None
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -244,10 +274,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             raise DataError(
                 f"unknown key {str(sorted(map(str, unknown))[0])[:40]!r}", where=where, remedy="known are " + ", ".join(sorted(KEYS))
             )
-        try:
-            json.dumps(message, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            raise DataError("holds what JSON cannot", where=where, remedy="give text, numbers, lists and dicts") from None
+        _told({**message}, where)
         found.append({**message, "content": content})
     return found
 

@@ -12,7 +12,7 @@ from morphogen.tokens.strict import VOCAB, refuse
 from morphogen.tokens.tokenizer import Tokenizer
 
 WHERE = "tokenizer.ggml"
-# Names of tokens that end a turn or a text, where files name only one of them.
+# Names of tokens that end a turn or a text, where files name only one of them; some mark them as symbols of the user's.
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eom_id|>")
 
 
@@ -36,7 +36,7 @@ def _list(metadata: Mapping[str, Any], key: str, kind: type | tuple[type, ...], 
 
 def _id(metadata: Mapping[str, Any], role: str, count: int) -> int | None:
     value = metadata.get(f"tokenizer.ggml.{role}_token_id")
-    return int(value) if value is not None and not isinstance(value, str | list) and 0 <= int(value) < count else None
+    return int(value) if isinstance(value, int) and 0 <= int(value) < count else None
 
 
 def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
@@ -70,13 +70,14 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     if model == "bert":
         roles |= {r: ids.get(f"[{r.upper()}]") if roles.get(r) is None else roles[r] for r in ("unk", "pad", "mask", "cls", "sep")}
     ends = [_id(metadata, role, len(names)) for role in ("eos", "eot", "eom")]
-    controls = [ids[n] for n in ENDS if n in ids and kinds[ids[n]] == CONTROL]
+    controls = [ids[n] for n in ENDS if n in ids and kinds[ids[n]] in (CONTROL, USER)]
     roles["eos"] = tuple(dict.fromkeys(i for i in (*ends, *controls) if i is not None))
     if model != "bert":
         before = [names[roles["bos"]]] if _flag(metadata, "add_bos_token", begin) and roles["bos"] is not None else []
         after = [names[ends[0]]] if _flag(metadata, "add_eos_token", end) and ends[0] is not None else []
         spec["post_processor"] = around(before, after, ids) if before or after else None
-    found = Tokenizer(spec, roles=roles, where=WHERE)
+    marks = (names[i] for i in (*roles["eos"], roles["bos"]) if i is not None)  # whatever their kind, no text may spell them
+    found = Tokenizer(spec, special=[n for n in marks if n.startswith("<") and n.endswith(">")], roles=roles, where=WHERE)
     found.note = note
     return found
 

@@ -11,7 +11,7 @@ import binascii
 from pathlib import Path
 from typing import Any
 
-from morphogen.tokens.build import byte_level, from_ranks, text_of, word_pieces
+from morphogen.tokens.build import around, byte_level, from_ranks, text_of, word_pieces
 from morphogen.tokens.ggml import from_gguf
 from morphogen.tokens.patterns import NAMES, PRE
 from morphogen.tokens.spm import from_sentencepiece
@@ -20,36 +20,41 @@ from morphogen.tokens.tokenizer import Tokenizer
 
 __all__ = ["from_gguf", "load_tokenizer"]
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+BEGINS = ("llama", "mistral", "mixtral", "gemma", "phi3")  # of those with sentencepiece, the models that begin a text with a token
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer of a model folder or of one file (any of the kinds above). Raises FormatError in one line."""
     path = Path(path)
-    if path.is_dir():
-        for name in ("tokenizer.json", *SENTENCEPIECE):
-            if (path / name).is_file():
-                return _from_file(path / name)
-        found = sorted(path.glob("*.tiktoken"))
-        for file in (*found[:1], path / "vocab.json", path / "vocab.txt"):
-            if file.is_file():
-                return _from_file(file)
+    try:
+        return _from_file(_in_folder(path) if path.is_dir() else path)
+    except OSError as error:
+        refuse(f"cannot be read ({error.strerror or error})", path, "check the path and its permissions")
+
+
+def _in_folder(folder: Path) -> Path:
+    kinds = [folder / name for name in ("tokenizer.json", *SENTENCEPIECE)]
+    kinds += [*sorted(folder.glob("*.tiktoken"))[:1], folder / "vocab.json", folder / "vocab.txt"]
+    found = next((file for file in kinds if file.is_file()), None)
+    if found is None:
         refuse(
             "no tokenizer in this folder",
-            path,
+            folder,
             "looked for tokenizer.json, tokenizer.model, *.tiktoken, vocab.json with merges.txt, vocab.txt",
         )
-    return _from_file(path)
+    return found
 
 
 def _from_file(path: Path) -> Tokenizer:
     config = _side(path.parent, "tokenizer_config.json")
+    kind = f"{config.get('tokenizer_class')} {_side(path.parent, 'config.json').get('model_type')}".lower().replace("-", "")
     if path.name == "vocab.json":
         spec = _gpt2(path, config)
     elif path.suffix == ".json":
         spec = read_object(path)
     elif path.suffix == ".model" and not _is_ranks(path):
-        spec = from_sentencepiece(read_bytes(path), path)
+        spec = from_sentencepiece(read_bytes(path), path, shifted="xlmroberta" in kind)
     elif path.suffix in (".tiktoken", ".model"):  # Llama 3's tokenizer.model is a list of ranks
         spec = _tiktoken(path, config)
     elif path.suffix == ".txt":
@@ -58,7 +63,25 @@ def _from_file(path: Path) -> Tokenizer:
         refuse("not a tokenizer file of a kind we read", path, "known are .json, .model, .tiktoken, vocab.json, vocab.txt")
     _append(spec, config)
     special, roles = _roles(path.parent, spec, config)
+    if path.suffix == ".model" or path.name == "vocab.json":
+        spec["post_processor"] = _around(kind, spec, config, roles)
     return Tokenizer(spec, special=special, roles=roles, where=path)
+
+
+def _around(kind: str, spec: dict[str, Any], config: dict[str, Any], roles: dict[str, Any]) -> dict[str, Any] | None:
+    """What the code of a kind of model puts around a text, where the files leave it to that code."""
+    pieces = spec["normalizer"] is not None  # of sentencepiece
+    begin = "roberta" in kind or (pieces and any(k in kind for k in BEGINS))
+    end = "roberta" in kind or (pieces and "t5" in kind)
+    ids = vocab_of(spec)
+    names = {i: n for n, i in ids.items()}
+
+    def named(role: str, i: int | None, usual: bool) -> list[str]:
+        asked = config.get(f"add_{role}_token")
+        return [names[i]] if (asked if isinstance(asked, bool) else usual) and i in names else []
+
+    before, after = named("bos", roles["bos"], begin), named("eos", next(iter(roles["eos"]), None), end)
+    return around(before, after, ids) if before or after else None
 
 
 def _side(folder: Path, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from morphogen.tokens.strict import parts, refuse
@@ -66,10 +66,10 @@ class Trie:
         """The node all rules begin at."""
         return (self._units[0] >> 10) << ((self._units[0] & 512) >> 6)
 
-    def apply(self, text: str) -> str:
-        """Every rule applied once, from left to right."""
-        out, at, root, step = [], 0, self.root, self.step
-        while at < len(text):
+    def apply(self, text: str, at: int, stop: int) -> tuple[str, int]:
+        """What is written for text[at:stop], every rule applied once from left to right, and how far the last one read: stop or beyond."""
+        out, root, step = [], self.root, self.step
+        while at < stop:
             node, end, best, i = root, at + 1, text[at], at
             while i < len(text):
                 node, found = step(node, text[i])
@@ -80,7 +80,7 @@ class Trie:
                     best, end = found, i
             out.append(best)
             at = end
-        return "".join(out)
+        return "".join(out), at
 
 
 class Normaliser:
@@ -112,30 +112,38 @@ class Normaliser:
         """The text as the model sees it."""
         if not text:
             return ""
+        parts = self._kept.split(text) if self._kept else [text]
         if self._trie is not None:
-            parts = self._kept.split(text) if self._kept else (text,)
-            text = "".join(part if i % 2 else self._ruled(part) for i, part in enumerate(parts))
-        if self.squeeze:
-            text = re.sub("  +", " ", text).lstrip(" ")
-            if not text:
-                return ""
+            parts[::2] = map(self._ruled, parts[::2])
+        text = "".join(self._squeezed(parts) if self.squeeze else parts)
+        if self.squeeze and not text:
+            return ""
         text = (SPACE if self.prefix else "") + text.replace(" ", SPACE)
         return text.rstrip(SPACE) if self.squeeze else text
+
+    @staticmethod
+    def _squeezed(parts: Iterable[str]) -> Iterator[str]:
+        """One space for many, none at the beginning; every second part is a symbol, whose spaces inside stay."""
+        space = True
+        for i, part in enumerate(parts):
+            part = part if i % 2 else re.sub("  +", " ", part)
+            part = part.lstrip(" ") if space else part
+            space = part.endswith(" ") if part else space
+            yield part
 
     def _ruled(self, text: str) -> str:
         trie, table = self._trie, self._ascii
         assert trie is not None
         if table is None:
-            return trie.apply(text)
+            return trie.apply(text, 0, len(text))[0]
         if text.isascii():
             return text.translate(table)
         out, at = [], 0
         for run in PLAIN.finditer(text):
-            if run.start() > at:
-                out.append(trie.apply(text[at : run.start()]))
-            out.append(run[0].translate(table))
-            at = run.end()
-        return "".join([*out, trie.apply(text[at:])])
+            written, at = trie.apply(text, at, run.start())  # a rule may go on into the run
+            out += [written, text[at : run.end()].translate(table)]
+            at = max(at, run.end())
+        return "".join([*out, trie.apply(text, at, len(text))[0]])
 
 
 def normaliser_of(spec: Mapping[str, Any], where: object = "") -> Normaliser | None:

@@ -10,7 +10,7 @@ import base64
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from morphogen.tokens.strict import TOKEN, VOCAB, refuse
@@ -224,6 +224,19 @@ def spec_of(p: Pieces, where: object = "") -> dict[str, Any]:
     }
 
 
-def from_sentencepiece(data: bytes, where: object = "") -> dict[str, Any]:
-    """A tokenizer.json from a sentencepiece model file."""
-    return spec_of(read_model(data, where), where)
+def fairseq(p: Pieces, where: object) -> Pieces:
+    """The vocabulary as XLM-R numbers it: fairseq's four marks instead of sentencepiece's three, and a mask after all pieces."""
+    if p.kinds[:3] != [UNKNOWN, CONTROL, CONTROL]:
+        refuse("a vocabulary that does not begin with <unk>, <s>, </s>", where)
+    return replace(
+        p,
+        names=["<s>", "<pad>", "</s>", "<unk>", *p.names[3:], "<mask>"],
+        scores=[0.0] * 4 + p.scores[3:] + [0.0],
+        kinds=[CONTROL, CONTROL, CONTROL, UNKNOWN, *p.kinds[3:], CONTROL],
+    )
+
+
+def from_sentencepiece(data: bytes, where: object = "", *, shifted: bool = False) -> dict[str, Any]:
+    """A tokenizer.json from a sentencepiece model file; `shifted`: with the ids of `fairseq`."""
+    pieces = read_model(data, where)
+    return spec_of(fairseq(pieces, where) if shifted else pieces, where)

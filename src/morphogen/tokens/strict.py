@@ -12,6 +12,7 @@ from morphogen.errors import FormatError
 FILE = 96 << 20  # bytes a tokenizer file may have; the largest in use (Gemma 3) has 33 MB
 VOCAB = 1 << 20  # tokens a vocabulary may have
 TOKEN = 1 << 12  # characters a token may have
+ADDED = 1 << 21  # characters all added tokens may have together; they become one pattern
 DAMAGED = "the file is damaged or not a tokenizer of a kind we read"
 MODELS = ("BPE", "Unigram", "WordPiece", "WordLevel")
 
@@ -114,17 +115,19 @@ def _class_end(pattern: str, i: int) -> int:
     return i
 
 
-def parts(component: Any, depth: int = 0) -> Iterable[dict[str, Any]]:
-    """The members of a normaliser, pre-tokeniser, decoder or post-processor, with sequences laid open."""
-    if not isinstance(component, dict) or depth > 8:
-        return
-    if component.get("type") == "Sequence":
-        for key in ("normalizers", "pretokenizers", "decoders", "processors"):
-            held = component.get(key)
-            for part in held if isinstance(held, list) else ():
-                yield from parts(part, depth + 1)
-    else:
-        yield component
+def parts(component: Any) -> Iterable[dict[str, Any]]:
+    """The members of a normaliser, pre-tokeniser, decoder or post-processor, with sequences laid open, however deep."""
+    stack = [component]
+    while stack:
+        part = stack.pop()
+        if not isinstance(part, dict):
+            continue
+        if part.get("type") != "Sequence":
+            yield part
+            continue
+        for key in ("processors", "decoders", "pretokenizers", "normalizers"):
+            held = part.get(key)
+            stack += reversed(held) if isinstance(held, list) else ()
 
 
 def _names(model: Mapping[str, Any], where: object) -> list[tuple[str, int]]:
@@ -176,6 +179,8 @@ def check_spec(spec: dict[str, Any], where: object) -> list[tuple[str, int]]:
             refuse(f"an added token that is none: {name[:40]!r} -> {i}", where)
         if own.setdefault(name, i) != i:
             refuse(f"the added token {name[:40]!r} has ids {own[name]} and {i}", where)
+    if sum(len(token["content"]) for token in added) > ADDED:
+        refuse(f"added tokens of more than {ADDED:,} characters", where)
     ids = sorted(own.values())
     if not ids:
         refuse("an empty vocabulary", where)

@@ -73,6 +73,8 @@ class Tokenizer:
         ids = dict(pairs)
         held = {t["content"] for t in spec.get("added_tokens") or ()}
         wanted = {t["content"] for t in spec.get("added_tokens") or () if t.get("special")} | {s for s in special if s in ids}
+        if not (isinstance(spec.get("normalizer"), dict) and "sentencepiece" in spec["normalizer"]):
+            wanted = {name for name in wanted if len(name) > 1}  # a letter of the alphabet is text, whatever a file says ("!" for padding)
         spec = {
             **{key: spec.get(key) for key in KEYS},
             "added_tokens": [
@@ -99,7 +101,8 @@ class Tokenizer:
             if self._twin.token_to_id(self._renamed.get(str(token["content"]), str(token["content"]))) != token["id"]:
                 refuse(f"the added token {token['content'][:40]!r} cannot have id {token['id']}", where)
         self.spelling = Spelling(spec, names, frozenset(self.special.values()))
-        every = sorted((t["content"] for t in spec["added_tokens"]), key=len, reverse=True)
+        self._strips = {t["content"]: (bool(t.get("lstrip")), bool(t.get("rstrip"))) for t in spec["added_tokens"]}
+        every = sorted((n for n in self._strips if len(n) > 1 or n not in self.special), key=len, reverse=True)
         self._any_added = re.compile("|".join(map(re.escape, every))) if every else None
         own = unigram_of(spec) if self._normalise else None
         self._engine: Engine | Unigram | None = own
@@ -156,9 +159,12 @@ class Tokenizer:
         """`marked` where what stands between special tokens is normalised here, each stretch by itself."""
         found = [m for m in (self._any_added.finditer(text) if self._any_added else ()) if m[0] in self.special]
         out: list[int] = []
-        at = 0
+        at, bare = 0, False
         for token in (*found, None):
             part = text[at : token.start() if token else None]
+            part = part.lstrip() if bare else part
+            before, bare = self._strips[token[0]] if token else (False, False)
+            part = part.rstrip() if before else part
             out += self._encode(part.replace(mark, "") if mark else part, around=False)
             if token:
                 out.append(self.special[token[0]])

@@ -134,13 +134,16 @@ def unigram_of(spec: Mapping[str, Any]) -> Unigram | None:
     byte = {n: i for i, (n, _) in enumerate(model["vocab"]) if BYTE.fullmatch(n)} if model.get("byte_fallback") else {}
     special = {t["content"]: bool(t.get("special")) for t in spec.get("added_tokens") or ()}
     normal = [single(s) for n, s in model["vocab"] if n not in special and n not in byte]
-    if not normal or any(len(n) > REACH for n, _ in model["vocab"]):
+    if not normal:
         return None
-    live: dict[str, tuple[int, float]] = {}
+    # A symbol of the user's wins over any pieces, and a longer one over it; so do tokens that were added after the model was made.
+    bonus = lambda name: single(0.1 * (len(name.encode("utf-8", "replace")) - 1))
+    live = {t["content"]: (int(t["id"]), bonus(t["content"])) for t in spec.get("added_tokens") or () if not t.get("special")}
     for i, (name, score) in enumerate(model["vocab"]):
-        if name and name not in byte and not special.get(name, False):
-            bonus = 0.1 * (len(name.encode("utf-8", "replace")) - 1)  # a symbol of the user's wins over any pieces, a longer one over it
-            live[name] = (i, single(bonus if name in special else score))
+        if name and name not in byte and name not in special:
+            live[name] = (i, single(score))
+    if max(map(len, live), default=0) > REACH:
+        return None
     unknown: int = model["unk_id"]
     fallback = [byte.get(f"<0x{b:02X}>", unknown) for b in range(256)] if byte else None
     return Unigram(live, unknown, single(min(normal) - PENALTY), fallback)
