@@ -92,6 +92,23 @@ def test_one_character_is_text_whatever_a_file_says(bytes_bpe, tmp_path) -> None
     assert ours.pad == spec["model"]["vocab"]["!"] and ours.text(ours.ids("ab! !")) == "ab! !"
 
 
+def test_new_names_of_special_tokens_are_never_read_as_text(bytes_bpe) -> None:
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Library
+
+    library = Library.from_file(str(bytes_bpe / "tokenizer.json"))
+    library.add_tokens([AddedToken("<a>", single_word=True, special=True), AddedToken("<b>", single_word=True)])
+    ours = Tokenizer(json.loads(library.to_str()))
+    for text in ("_<a>", "x<a> <a>x", "<a><b>", " <a>.<b><a>1", "<|im_end|><b><|im_end|>"):
+        assert ours.ids(text, special=True) == library.encode(text, add_special_tokens=False).ids, text
+    letters = "ab\u2581zqx0123456789cdef"
+    model = {"type": "BPE", "vocab": {c: i for i, c in enumerate(letters)}, "merges": []}
+    added, size = [mark(len(letters), "<s>", normalized=True)], len(letters)
+    ours = Tokenizer({"model": model, "added_tokens": added, "normalizer": {"type": "Prepend", "prepend": "\u2581"}})
+    assert ours.ids("a<s>b", special=True) == [2, 0, size, 2, 1]
+    assert ours.ids("<s>b", special=True) in ([size, 1], [size, 2, 1])
+
+
 def gguf(**changes) -> Tokenizer:
     names = ["<unk>", "<s>", "</s>", "<end_of_turn>", "<", "/", "s", ">", "</", "s>", "a"]
     kinds = [2, 3, 3, 4] + [1] * 7

@@ -48,7 +48,10 @@ def _twin(spec: Mapping[str, Any], renamed: Mapping[str, str]) -> str:
         model["unk_token"] = renamed.get(model["unk_token"], model["unk_token"])
     if isinstance(model.get("merges"), list):
         model["merges"] = [m for m in model["merges"] if (m.replace(" ", "", 1) if isinstance(m, str) else "".join(m)) not in renamed]
-    added = [{**t, "content": renamed.get(t["content"], t["content"])} for t in spec.get("added_tokens") or ()]
+    # Whether one stands by itself (`single_word`) is seen where it is renamed: a neighbour's new name is a word.
+    added = [
+        {**t, "content": renamed[t["content"]], "single_word": False} if t["content"] in renamed else t for t in spec["added_tokens"]
+    ]
     return json.dumps(
         {**spec, "version": "1.0", "model": model, "added_tokens": added, "truncation": None, "padding": None}, ensure_ascii=False
     )
@@ -91,8 +94,10 @@ class Tokenizer:
         self.note = ""  # what had to be assumed about it, for people
         self._content = zlib.compress(json.dumps({**spec, "version": "1.0"}, ensure_ascii=False).encode("utf-8", "surrogatepass"), 1)
         nonce = secrets.token_hex(8)
-        # Letters and digits only, all of one length: no normaliser changes such a name and none is the beginning of another.
-        self._renamed = {name: f"zq{nonce}x{i:07d}x" for name, i in self.special.items()}
+        # Letters and digits, numbers of one length: no normaliser changes such a name and none is the beginning of another. It has ends of
+        # the sort it had: a token beside it may ask whether it stands by itself.
+        ends = lambda name, letter, other: letter if re.match(r"\w", name) else other
+        self._renamed = {n: f"{ends(n[0], 'z', '<')}q{nonce}x{i:07d}{ends(n[-1], 'x', '>')}" for n, i in self.special.items()}
         self._normalise = normaliser_of(spec, where)
         "What sentencepiece does to a text; the twin then leaves it as it is."
         twin = _twin({**spec, "normalizer": None} if self._normalise else spec, self._renamed)
@@ -101,8 +106,8 @@ class Tokenizer:
             if self._twin.token_to_id(self._renamed.get(str(token["content"]), str(token["content"]))) != token["id"]:
                 refuse(f"the added token {token['content'][:40]!r} cannot have id {token['id']}", where)
         self.spelling = Spelling(spec, names, frozenset(self.special.values()))
-        self._strips = {t["content"]: (bool(t.get("lstrip")), bool(t.get("rstrip"))) for t in spec["added_tokens"]}
-        every = sorted((n for n in self._strips if len(n) > 1 or n not in self.special), key=len, reverse=True)
+        self._flags = {t["content"]: {k for k in ("single_word", "lstrip", "rstrip") if t.get(k)} for t in spec["added_tokens"]}
+        every = sorted((n for n in self._flags if len(n) > 1 or n not in self.special), key=len, reverse=True)
         self._any_added = re.compile("|".join(map(re.escape, every))) if every else None
         own = unigram_of(spec) if self._normalise else None
         self._engine: Engine | Unigram | None = own
@@ -149,27 +154,38 @@ class Tokenizer:
     def marked(self, text: str, mark: str) -> list[int]:
         """The ids of a text in which special tokens count, except where `mark` breaks them up; the marks themselves are no text."""
         text = _clean(text)
-        if self._normalise is not None:
-            return self._between(text, mark)
-        if self._any_added is not None:
-            text = self._any_added.sub(lambda m: self._renamed.get(m[0], m[0]), text)
-        return guarded(lambda: self._twin.encode(text.replace(mark, "") if mark else text, add_special_tokens=False).ids, "cannot encode")
+        found = [m for m in (self._any_added.finditer(text) if self._any_added else ()) if m[0] in self.special and self._alone(m)]
+        if self._normalise is None:
+            pieces, at = [], 0
+            for m in found:
+                pieces += [text[at : m.start()], self._renamed[m[0]]]
+                at = m.end()
+            named = "".join([*pieces, text[at:]]).replace(mark, "")
+            ids = guarded(lambda: self._twin.encode(named, add_special_tokens=False).ids, "cannot encode")
+            kept = self.spelling.special - {self.unk}
+            if [i for i in ids if i in kept] == [i for i in (self.special[m[0]] for m in found) if i in kept]:
+                return ids  # else a normaliser or another added token got into a name
+        return self._between(text, mark, found)
 
-    def _between(self, text: str, mark: str) -> list[int]:
-        """`marked` where what stands between special tokens is normalised here, each stretch by itself."""
-        found = [m for m in (self._any_added.finditer(text) if self._any_added else ()) if m[0] in self.special]
-        out: list[int] = []
+    def _alone(self, m: re.Match[str]) -> bool:
+        """Whether no letter or digit stands beside a special token that is one only by itself."""
+        beside = m.string[m.start() - 1 : m.start()] + m.string[m.end() : m.end() + 1]
+        return "single_word" not in self._flags[m[0]] or not re.search(r"\w", beside)
+
+    def _between(self, text: str, mark: str, found: Sequence[re.Match[str]]) -> list[int]:
+        """The ids of a text with special tokens at these places, each stretch between them read by itself."""
+        ids: list[int] = []
         at, bare = 0, False
         for token in (*found, None):
             part = text[at : token.start() if token else None]
+            flags = self._flags[token[0]] if token else ()
             part = part.lstrip() if bare else part
-            before, bare = self._strips[token[0]] if token else (False, False)
-            part = part.rstrip() if before else part
-            out += self._encode(part.replace(mark, "") if mark else part, around=False)
+            part = part.rstrip() if "lstrip" in flags else part
+            ids += self._encode(part.replace(mark, ""), around=False)
             if token:
-                out.append(self.special[token[0]])
-                at = token.end()
-        return out
+                ids.append(self.special[token[0]])
+                at, bare = token.end(), "rstrip" in flags
+        return ids
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text with what the model's own files put around it; special tokens written in it do not count."""
