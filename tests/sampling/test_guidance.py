@@ -56,6 +56,22 @@ def test_outside_the_interval_nothing_is_doubled():
     assert torch.allclose(net(x, time=torch.full((3,), 0.5), cond=cond), x + 2 * cond.vector) and echo.rows == [3, 6]
 
 
+def test_rows_outside_the_interval_stay_as_they_are():
+    x = torch.randn(3, 1)
+    net, cond = guided(Echo(), conditioner, request(2.0), (0.3, 0.6))
+    mixed = net(x, time=torch.tensor([0.5, 0.9, 0.1]), cond=cond)
+    assert torch.allclose(mixed, x + cond.vector * torch.tensor([[2.0], [1.0], [1.0]]))
+
+
+def test_what_only_one_side_says_is_not_lost():
+    vector, map_ = torch.ones(2, 4), torch.ones(2, 1, 3)
+    for two in (both(Cond(vector, aligned=map_), Cond()), both(Cond(), Cond(vector, aligned=map_))):
+        assert two.vector.shape == (4, 4) and two.vector.sum() == 8
+        assert two.aligned.shape == (4, 1, 3) and two.aligned.sum() == 6
+    halves = both(Cond(sequence=torch.ones(2, 3, 4, dtype=torch.float16)), Cond())
+    assert halves.vector is None and halves.sequence.dtype == torch.float16 and halves.mask.sum(1).tolist() == [3, 3, 0, 0]
+
+
 def test_sequences_of_unequal_length_are_padded():
     a = Cond(torch.ones(2, 4), torch.ones(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
     b = Cond(torch.zeros(2, 4), torch.ones(2, 1, 4), torch.ones(2, 1, dtype=torch.bool))

@@ -1,6 +1,8 @@
 """Narrowing has the law of `transformers`, and the few tokens looked at give what sorting all of a vocabulary gives, bit for bit."""
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,6 +138,30 @@ def test_very_low_temperatures_do_not_overflow() -> None:
     logits = draws.normal(draws.seeded(2, 8), "logits", 0, (3000,)) * 50
     for choice in (Choice(temperature=1e-38), Choice(temperature=1e-38, top_p=0.9), Choice(temperature=1e-30, top_k=5)):
         assert torch.equal(choose_token(logits, draws.seeded(0, 8), 0, choice), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("vocab", [300, 3000])
+def test_no_temperature_is_too_extreme(vocab: int) -> None:
+    keys = draws.seeded(2, 40)
+    logits = draws.normal(keys, "logits", 0, (vocab,))
+    for more in ({}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.5}):
+        assert torch.equal(choose_token(logits, keys, 0, Choice(temperature=1e-300, **more)), logits.argmax(-1)), "colder than floats"
+    banned = logits.masked_fill(torch.arange(vocab) % 2 == 1, -torch.inf)
+    for more in ({}, {"top_p": 0.9}, {"min_p": 0.5}):
+        ids = choose_token(banned, keys, 0, Choice(temperature=1e300, **more))
+        assert (ids % 2 == 0).all() and len(ids.unique()) > 20, "all that is allowed is equally likely"
+
+
+@pytest.mark.parametrize(("temperature", "min_p"), [(124.9, 0.0023933), (247.8, 3.2e-06), (380.0, 0.0003007)])
+def test_a_short_list_for_min_p_holds_what_rounding_keeps(temperature: float, min_p: float) -> None:
+    choice, edge = Choice(temperature=temperature, min_p=min_p), torch.tensor(temperature * math.log(min_p))
+    near = edge + torch.arange(-4, 5) * torch.finfo().eps * 2.0 ** math.floor(math.log2(-edge))  # neighbours in single precision
+    row = torch.full((2048,), -99999.0).index_copy(0, torch.arange(9) * 100 + 1, near).index_fill(0, torch.tensor([0]), 0.0)
+    want = (narrow(row[None], choice)[0] > -torch.inf).nonzero()[:, 0]
+    short = shortlist(row, choice)
+    assert short is not None
+    values, ids, rest = short
+    assert torch.equal(ids[narrow(values[None], choice, rest)[0] > -torch.inf], want)
 
 
 def test_the_most_likely_is_the_first_of_equals() -> None:

@@ -252,6 +252,8 @@ def test_reading_alone_is_enough_for_what_is_good() -> None:
         "(?P<year>\\d{4})-(?:a|b)+?",
         "[]a]",
         "[^]a]",
+        "[^^]",
+        "[a[^^]]]",
         "[[:alpha:]-]",
         "\\p{L}\\u{1F600}\\x41",
         "a{2,}",
@@ -264,7 +266,53 @@ def test_reading_alone_is_enough_for_what_is_good() -> None:
 
 def test_classes_are_ascii() -> None:
     assert plain_classes(r"\d[a\d\]][^\w]\\d\D\w") == r"[0-9][a0-9\]][^0-9A-Za-z_]\\d\D[0-9A-Za-z_]"
+    assert plain_classes(r"[^^]\d") == "[^^][0-9]"
     assert checked_schema({"pattern": r"^\d$"}) == {"pattern": "^[0-9]$"}
+    assert check_lark('start: "\\\\d" /\\d\\/[\\w]/i // \\d\n') == 'start: "\\\\d" /[0-9]\\/[0-9A-Za-z_]/i // \\d\n'
+    schema = 'start: %json\n{"pattern": "\\\\d"}\n'
+    assert check_lark(schema) == schema, "patterns of a schema are ASCII by themselves"
+
+
+@pytest.mark.parametrize(
+    ("given", "before"),
+    [
+        ({"regex": r"\d"}, ""),
+        ({"grammar": r"start: /\d/"}, ""),
+        ({"grammar": 'start: %json {"type": "string", "pattern": "^\\\\d$"}'}, '"'),
+        ({"schema": {"type": "object", "patternProperties": {r"^\d$": {}}, "additionalProperties": False}}, '{"'),
+    ],
+    ids=str,
+)
+def test_a_digit_is_one_of_ten_wherever_it_is_asked_for(given: dict, before: str) -> None:
+    state = constraint_maker(TINY, **given)()
+    for token in TINY.ids(before):
+        state.advance(token)
+    mask = state.mask()
+    assert mask[TINY.ids("7")[0]] and not mask[TINY.ids("\u0663")[0]], "an Arabic three is no digit to many readers"
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"properties": 5}, "properties takes schemas by name"),
+        ({"patternProperties": 5}, "patternProperties takes schemas by name"),
+        ({"minimum": 10**400}, "no number"),
+        ({"multipleOf": 1.23456789e-6}, "at most 4 digits"),
+        ({"multipleOf": 1_000_000}, "at most 4 digits"),
+        ({"multipleOf": 0}, "at most 4 digits"),
+    ],
+    ids=str,
+)
+def test_a_schema_is_refused_by_reading_it(schema: dict, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        checked_schema(schema)
+
+
+def test_what_follows_a_class_is_counted() -> None:
+    assert checked_schema({"multipleOf": 0.25}) and checked_schema({"multipleOf": 100.0})
+    for regex, says in (("[^^](a{1000}){1000}]", "states"), ("[^^](?=a)]", "look-around")):
+        with pytest.raises(UsageError, match=says):
+            check_regex(regex)
 
 
 @pytest.mark.parametrize("kind", ["schema", "regex"])

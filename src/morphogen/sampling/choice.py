@@ -57,6 +57,11 @@ class Choice:
                 raise UsageError(f"option '{name}' = {getattr(self, name)!r} is not valid", remedy=f"give {want}")
 
     @property
+    def heat(self) -> float:
+        """What logits are divided by: the temperature, 1 for 0, kept where single precision is neither 0 nor infinite."""
+        return min(max(self.temperature, 1e-38), 1e38) if self.temperature else 1.0
+
+    @property
     def looks_back(self) -> bool:
         """Whether `seen` or `written` matter."""
         return self.repetition != 1 or self.presence != 0 or self.frequency != 0

@@ -89,7 +89,7 @@ def uniform(keys: Tensor, name: str, step: int | Tensor = 0, shape: tuple[int, .
 
 
 def normal(keys: Tensor, name: str, step: int | Tensor = 0, shape: tuple[int, ...] = ()) -> Tensor:
-    """(B, *shape) standard normal by Box and Muller, one hash a draw; tails reach 6.6 sigma."""
+    """(B, *shape) standard normal by Box and Muller, one hash a draw; tails reach 6.7 sigma."""
     h = bits(keys, name, step, shape)
     radius = (-2 * torch.log((_shift(h, 32).float() + 0.5) * 2.0**-32)).clamp(min=0).sqrt()
     return radius * torch.cos((h & 0xFFFFFFFF).float() * (2 * math.pi * 2.0**-32))

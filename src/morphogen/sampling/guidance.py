@@ -24,14 +24,17 @@ class Guided(nn.Module):
 
     def forward(self, x: Tensor, *, time: Tensor | None = None, cond: Cond | None = None, given: Given | None = None,
                 mask: Tensor | None = None, cache: Any = None) -> Tensor:
+        inside: Tensor | None = None
         if self.interval is not None and time is not None:
             low, high = self.interval
-            if not bool(((time >= low) & (time <= high)).any()):
+            inside = (time >= low) & (time <= high)
+            if not bool(inside.any()):
                 return self.net(x, time=time, cond=cond, given=given, mask=mask, cache=cache)
         two = None if given is None else Given(torch.cat([given.x, given.x]), torch.cat([given.known, given.known]))
         out = self.net(_two(x), time=_two(time), cond=both(cond, self.null), given=two, mask=_two(mask), cache=cache)
         yes, no = out.chunk(2)
-        return torch.lerp(no, yes, self.weight)
+        far = torch.lerp(no, yes, self.weight)
+        return far if inside is None else torch.where(inside.view(-1, *[1] * (far.ndim - 1)), far, yes)
 
 
 def guided(net: nn.Module, conditioner: Callable[..., Cond | None], request: Request,
@@ -51,23 +54,27 @@ def _two(a: Tensor | None) -> Tensor | None:
 
 
 def both(a: Cond | None, b: Cond) -> Cond:
-    """Two conditions one after the other along the rows; the shorter sequence is padded, a missing one is all padding."""
-    if a is None:
-        a = b
-    vector = torch.cat([a.vector, b.vector]) if a.vector is not None and b.vector is not None else None
-    aligned = torch.cat([a.aligned, torch.zeros_like(a.aligned) if b.aligned is None else b.aligned]) if a.aligned is not None else None
-    if a.sequence is None and b.sequence is None:
+    """Two conditions one after the other along the rows. The shorter sequence is padded; what only one has is zeros and padding."""
+    a = b if a is None else a
+    vector, aligned = _joined(a.vector, b.vector), _joined(a.aligned, b.aligned)
+    sequences = [s for s in (a.sequence, b.sequence) if s is not None]
+    if not sequences:
         return Cond(vector, aligned=aligned)
-    length = max(s.shape[1] for s in (a.sequence, b.sequence) if s is not None)
-    shape = next(s.shape for s in (a.sequence, b.sequence) if s is not None)
-    parts = [_sequence(c, length, shape) for c in (a, b)]
-    return Cond(vector, torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]), aligned)
+    longest = max(sequences, key=lambda s: s.shape[1])
+    (first, seen), (second, also) = _sequence(a, longest), _sequence(b, longest)
+    return Cond(vector, torch.cat([first, second]), torch.cat([seen, also]), aligned)
 
 
-def _sequence(cond: Cond, length: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """One after the other along the rows, zeros for a missing one; None when both are missing."""
+    one = b if a is None else a
+    return None if one is None else torch.cat([torch.zeros_like(one) if t is None else t for t in (a, b)])
+
+
+def _sequence(cond: Cond, longest: Tensor) -> tuple[Tensor, Tensor]:
+    """A sequence padded to the length of `longest` (B, n, D), and its mask (B, n)."""
     if cond.sequence is None:
-        device = cond.vector.device if cond.vector is not None else "cpu"
-        return torch.zeros(shape[0], length, shape[2], device=device), torch.zeros(shape[0], length, dtype=torch.bool, device=device)
+        return torch.zeros_like(longest), longest.new_zeros(longest.shape[:2], dtype=torch.bool)
     mask = cond.mask if cond.mask is not None else torch.ones(cond.sequence.shape[:2], dtype=torch.bool, device=cond.sequence.device)
-    more = length - cond.sequence.shape[1]
+    more = longest.shape[1] - cond.sequence.shape[1]
     return F.pad(cond.sequence, (0, 0, 0, more)), F.pad(mask, (0, more), value=False)

@@ -5,9 +5,9 @@ Everything here refuses: a keyword that is not known would be ignored by compile
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,6 +15,7 @@ from morphogen.errors import UsageError
 
 BYTES, DEPTH, PROPERTIES, REPEATS, STATES, PARTS = 64 * 1024, 32, 500, 1000, 50_000, 1000
 REGEX_BYTES, PATTERNS = 8 * 1024, 50
+LARGEST = 1e308  # about what a float can be
 
 NOTES = {"title", "description", "default", "examples", "$schema", "$id", "$comment", "deprecated", "readOnly", "writeOnly"}
 ONE, SEVERAL, NAMED = {"items", "additionalProperties"}, {"anyOf", "oneOf", "allOf", "prefixItems"}, {
@@ -111,6 +112,9 @@ def _schemas(one: Any, where: str, depth: int) -> Iterator[tuple[str, dict[str, 
         return
     if not isinstance(one, dict):
         raise _refuse(f"{json.dumps(one)[:60]} is no schema", where)
+    for key in NAMED & one.keys():  # before anybody counts what is in them
+        if not isinstance(one[key], dict):
+            raise _refuse(f"{key} takes schemas by name", where)
     yield where, one, depth
     for key, value in one.items():
         at = f"{where}/{key.replace('~', '~0').replace('/', '~1')}"
@@ -122,8 +126,6 @@ def _schemas(one: Any, where: str, depth: int) -> Iterator[tuple[str, dict[str, 
             for i, part in enumerate(value):
                 yield from _schemas(part, f"{at}/{i}", depth + 1)
         elif key in NAMED:
-            if not isinstance(value, dict):
-                raise _refuse(f"{key} takes schemas by name", where)
             for name, part in value.items():
                 yield from _schemas(part, f"{at}/{name.replace('~', '~0').replace('/', '~1')}", depth + 1)
 
@@ -141,7 +143,7 @@ def _check_keywords(one: dict[str, Any], where: str) -> None:
             raise _refuse(f"{key} = {json.dumps(value)[:40]}", where, f"give a whole number up to {REPEATS}")
         elif key == "minProperties" and value > 1:  # names of further properties may repeat in an answer, which counts them once
             raise _refuse("minProperties above 1 is not supported", where, "name the properties in 'required'")
-        elif key in NUMBERS and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+        elif key in NUMBERS and (isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST):
             raise _refuse(f"{key} = {json.dumps(value)[:40]} is no number", where)
         elif key == "multipleOf":
             _check_multiple(value, where)
@@ -155,8 +157,9 @@ def _check_keywords(one: dict[str, Any], where: str) -> None:
 
 def _check_multiple(value: float, where: str) -> None:
     """A divisor d needs d states, counted in its last decimal."""
-    digits = format(value, "f").rstrip("0").replace(".", "") if isinstance(value, float) else str(value)
-    if value <= 0 or len(digits.lstrip("0")) > 4 or (isinstance(value, float) and value < 1e-6):
+    digits = format(Decimal(repr(value)), "f")  # all of them: the usual six would hide what follows
+    digits = digits.rstrip("0").replace(".", "") if "." in digits else digits
+    if len(digits.lstrip("0")) > 4 or value < 1e-6:
         raise _refuse(f"multipleOf = {value!r}", where, "give a positive number of at most 4 digits")
 
 
@@ -230,21 +233,18 @@ def check_regex(text: Any, where: str = "") -> str:
 
 def _class_end(text: str, at: int, where: str) -> int:
     """Where the character class that began just before `at` is over; classes may hold classes."""
-    depth = 1
-    first = True
+    depth, first = 1, True  # a bracket that closes is a sign like others where it stands first
+    at += text.startswith("^", at)
     while at < len(text):
         c = text[at]
         if c == "\\":
             at += 2
-        elif first and c == "^":
-            at += 1
-            continue
         elif c == "]" and not first:
             depth, at = depth - 1, at + 1
             if depth == 0:
                 return at
         elif c == "[":
-            depth, at = depth + 1, at + 1
+            depth, at = depth + 1, at + 1 + text.startswith("^", at + 1)
             if depth > DEPTH:
                 raise _refuse("the regex is nested too deeply", where)
             first = True
@@ -283,18 +283,19 @@ _LARK = re.compile(r"""
 
 
 def check_lark(text: str) -> str:
-    """The grammar if every regex and schema in it is within limits, and so are its rules, groups and repeats. Raises UsageError.
+    """The grammar, its regexes with ASCII classes, if they and schemas in it are within limits, and so are rules, groups and repeats.
 
+    Raises UsageError for what is not.
     Options of `llguidance` that change what a rule means (stop, max_tokens, temperature, special tokens, @grammars) are refused.
     """
     sized(text, "grammar")
-    rest, at = [], 0
+    out, rest, at = [], [], 0
     while at < len(text):
         found = _LARK.match(text, at)
         assert found is not None  # `other` takes anything
-        at = found.end()
-        if found["regex"]:
-            check_regex(found["regex"][1:len(found["regex"]) - 1 - len(found["flags"])].replace("\\/", "/"), "in the grammar")
+        begin, at, regex = at, found.end(), found["regex"]
+        if regex:
+            check_regex(regex[1:len(regex) - 1 - len(found["flags"])].replace("\\/", "/"), "in the grammar")
             if set(found["flags"]) - set("imslu"):
                 raise _refuse(f"regex flags '{found['flags'][:10]}' are not supported", "in the grammar")
             rest.append(" r ")
@@ -308,8 +309,9 @@ def check_lark(text: str) -> str:
             rest.append(" j ")
         else:
             rest.append(" s " if found["string"] else "\n" if found["comment"] else found[0])
+        out.append(plain_classes(regex) if regex else text[begin:at])
     _check_rules("".join(rest))
-    return text
+    return "".join(out)
 
 
 def _check_rules(bare: str) -> None:

@@ -68,12 +68,12 @@ def discourage(logits: Tensor, written: Tensor, presence: float, frequency: floa
 
 
 def narrow(logits: Tensor, choice: Choice, rest: int = 0) -> Tensor:
-    """(..., V) after temperature with unlikely tokens at -inf. Temperature 0 is taken as 1.
+    """(..., V) after temperature (`Choice.heat`) with unlikely tokens at -inf.
 
     The best token always stays, except under `typical`. `rest`: the weight of tokens that were left out of `logits` beforehand.
     """
-    if choice.temperature not in (0, 1):  # from the best, so that a very low temperature does not overflow
-        logits = (logits - logits.amax(-1, keepdim=True)) / choice.temperature
+    if choice.heat != 1:  # from the best, so that a very low temperature does not overflow
+        logits = (logits - logits.amax(-1, keepdim=True)) / choice.heat
     if 0 < choice.top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(choice.top_k, -1).values[..., -1:], -torch.inf)
     if choice.top_p < 1:
@@ -120,23 +120,23 @@ def shortlist(row: Tensor, choice: Choice) -> tuple[Tensor, Tensor, int] | None:
     best = float(tops.amax())
     if not best > -math.inf:
         return None
-    heat = choice.temperature or 1.0
     if choice.top_k:
         found = _top(row, tops, choice.top_k, best)
         return None if found is None else (*found, 0)
     if choice.top_p < 1:
-        total = _weights(row, best, heat).sum()
+        total = _weights(row, best, choice.heat).sum()
         need = float(_need(total, choice.top_p))
         for k in (64, 1024, 8192):
             found = _top(row, tops, k, best)
             if found is None:
                 break
-            held = float(_weights(found[0], best, heat).sum())
+            held = float(_weights(found[0], best, choice.heat).sum())
             if held >= need:
                 return (*found, int(total) - int(held))
         return None
     if choice.min_p:
-        return *_from(row, tops, best + heat * math.log(choice.min_p) - _slack(best)), 0
+        low = best + choice.heat * math.log(choice.min_p)
+        return *_from(row, tops, max(low - _slack(low, best), torch.finfo(row.dtype).min)), 0
     return None
 
 

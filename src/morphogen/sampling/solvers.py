@@ -71,8 +71,8 @@ def heun(denoise: Denoise, x: Tensor, nodes: list[Node]) -> Iterator[Tensor]:
 def dpmpp(denoise: Denoise, x: Tensor, nodes: list[Node]) -> Iterator[Tensor]:
     """Second order from one evaluation a step: DPM-Solver++(2M) (Lu et al. 2022, algorithm 2).
 
-    x0 is extrapolated linearly in lambda = log(alpha / sigma) to the middle of the step; the first and the last step are
-    first order, for want of a past and because lambda is infinite at the end.
+    x0 is extrapolated linearly in lambda = log(alpha / sigma) to the middle of the step. The first and the last step are first
+    order, for want of a past and because lambda is infinite at the end; so is the second where it was infinite at the start.
     """
     past: Tensor | None = None
     h_past = 0.0
