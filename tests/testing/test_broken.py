@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from morphogen.contracts import Claim, Given, Item, LogProb
 from morphogen.evaluation.evidence import Evidence
 from morphogen.evaluation.metric import Metric
 from morphogen.registry import resolve
+from morphogen.sampling import draws
+from morphogen.spaces import Tokens
 from morphogen.testing import (
     BrokenPromise,
     Case,
@@ -29,6 +33,10 @@ from morphogen.testing import (
     family_cases,
 )
 from morphogen.testing.metrics import evidence
+from morphogen.testing.powers import check_grammar
+from morphogen.testing.promise import untouched
+from morphogen.testing.samples import check_sample, plain, same
+from morphogen.testing.trees import close, equal, scattered
 
 Break = Callable[[Any], None]
 
@@ -124,6 +132,29 @@ def blurred(family: Any) -> None:
     family.log_prob = lambda batch: LogProb(batch.x.flatten(1).sum(1) - batch.x.mean(), "exact")
 
 
+def unsettled(family: Any) -> None:
+    stream = family.stream
+
+    def changed(request: Any) -> Any:
+        for part in stream(request):
+            yield part if part.done else dataclasses.replace(part, x=(part.x + 1) % 2)
+
+    family.stream = changed
+
+
+def loads_nothing(family: Any) -> None:
+    family.load_state_dict = lambda state: None
+
+
+def blind(family: Any) -> None:
+    forward = family.forward
+    family.forward = lambda batch, phase="main": forward(dataclasses.replace(batch, given=None), phase)
+
+
+def from_the_first(family: Any) -> None:
+    family.log_prob = lambda batch: LogProb(batch.x.sum(1) - batch.x[0].sum(), "exact")
+
+
 def unplain(family: Any) -> None:
     family.config = dataclasses.replace(family.config, net=dataclasses.asdict(family.config.net))
 
@@ -141,6 +172,15 @@ FAMILIES: dict[str, tuple[str, str, Break, str]] = {
     "counts its draws in a buffer": ("kde", "vector-none", counting, "drawing must change no weight and no buffer"),
     "keeps what it learned out of buffers": ("kde", "vector-none", forgetful, "load_state_dict must restore the draws"),
     "log_prob mixes rows": ("kde", "vector-none", blurred, "log_prob must not mix rows"),
+    "log_prob depends on the first row": ("kde", "vector-none", from_the_first, "log_prob must not mix rows"),
+    "changes what has settled": ("ngram", "text-none", unsettled, "what has settled must not change"),
+    "cuts rows short in a small batch": ("ngram", "text-none", drawn(lambda x, r: x if len(x) > 6 else x[:, :3]),
+                                         "must not depend on the batch it is drawn in"),
+    "loads nothing of what it learned": ("flow", "vector-none", loads_nothing, "load_state_dict must restore the draws"),
+    "learns what is known": ("flow", "vector-none", blind, "known values must not count"),
+    "a mean for the log": ("flow", "vector-none", lost(lambda loss, b: dataclasses.replace(
+        loss, parts={"mean": loss.total.detach() / len(b.key)})), "parts and stats of a loss must add"),
+    "a graph for the log": ("flow", "vector-none", lost(lambda loss, b: dataclasses.replace(loss, parts={"loss": loss.total})), "detached"),
     "a config that cannot be saved": ("flow", "vector-none", unplain, "the resolved config must survive being saved"),
     "takes a mean": ("flow", "vector-none", lost(lambda loss, b: scaled(loss, 1 / len(b.key))), "rows of weight 0 must leave the loss"),
     "counts rows of weight 0": ("flow", "vector-none", lost(lambda loss, b: dataclasses.replace(loss, weight=torch.tensor(12.0))),
@@ -197,7 +237,21 @@ def in_hiding(bridge: Any) -> None:
     bridge.decode = lambda z, keys: decode(z - bridge.shift, keys)
 
 
+def decodes_in_hiding(bridge: Any) -> None:
+    bridge.shift = 0.0
+    fit, decode = bridge.fit, bridge.decode
+
+    def fitted(x: Any, mask: Any) -> None:
+        fit(x, mask)
+        bridge.shift = 1e-5
+
+    bridge.fit, bridge.decode = fitted, lambda z, keys: {**decode(z, keys), "size": decode(z, keys)["size"] + bridge.shift}
+
+
 BRIDGES: dict[str, tuple[Break, str]] = {
+    "takes its measure from the first row": (encodes(lambda z: z - z[:1]), "encode must not mix rows"),
+    "decodes by an attribute": (decodes_in_hiding, "load_state_dict must restore decode"),
+    "changes the batch in fit": (lambda b: setattr(b, "fit", around(b.fit, spoils)), "fit must not change the batch"),
     "decodes by dice": (decodes(lambda x: {**x, "size": torch.rand_like(x["size"])}), "decode must be a function of (z, keys)"),
     "encodes NaN": (encodes(lambda z: z / 0), "must hold no NaN"),
     "encodes across rows": (encodes(lambda z: z - z.mean(0)), "encode must not mix rows"),
@@ -264,7 +318,26 @@ class Remembering:
         return {**f(raw), "size": np.array([self.seen], np.float32)}
 
 
+def lucky(f: Callable[..., Any], items: Any) -> None:
+    f(items)
+    f.__self__.luck = np.random.default_rng().random()  # type: ignore[attr-defined]
+
+
+def luck_told(f: Callable[..., Any]) -> Any:
+    return {**f(), "luck": f.__self__.luck}  # type: ignore[attr-defined]
+
+
+def luck_kept(f: Callable[..., Any], state: Any) -> None:
+    f(state)
+    f.__self__.luck = state["luck"]  # type: ignore[attr-defined]
+
+
 CODECS: dict[str, tuple[dict[str, Callable[..., Any]], str]] = {
+    "fits by luck": ({"fit": lucky, "load": luck_kept, "state": luck_told}, "fit must be a function of the items"),
+    "known that is no bool": ({"given": lambda f, raw: Given(f(raw).x, {k: v * 1.0 for k, v in f(raw).known.items()})}, "known is bool"),
+    "known of another shape": ({"given": lambda f, raw: Given(f(raw).x, {k: np.ones(3, bool) for k in f(raw).x})}, "layout of a sample"),
+    "features by the first": ({"features": lambda f, raws: f(raws) - f(raws[:1])}, "must not depend on the others"),
+    "a preview of nothing": ({"preview": lambda f, raws: {}}, "a codec must do what its protocol says"),
     "encodes another type": ({"encode": lambda f, raw: {k: v.astype(float) for k, v in f(raw).items()}}, "Array samples are float32"),
     "encodes NaN": ({"encode": lambda f, raw: {**f(raw), "size": np.array([np.nan], np.float32)}}, "Array samples are finite"),
     "leaves a field out": ({"encode": lambda f, raw: {"size": f(raw)["size"]}}, "a Record has its fields in order"),
@@ -299,6 +372,108 @@ def test_a_codec_that_remembers_or_claims_too_much_is_caught(tmp_path: Path) -> 
         caught(lambda claims=claims: check_codec(type("Kind", (Broken,), {"claims": staticmethod(claims)}), ROWS, tmp_path), sentence)
 
 
+class Unordered(TableCodec):
+    def unpack(self, packed: Any, ids: Any) -> Any:
+        return super().unpack(packed, np.sort(ids))
+
+
+class Withheld(TableCodec):
+    def read(self, listing: Any) -> Any:
+        yield from super().hold(listing)
+
+    def hold(self, listing: Any) -> Any:
+        return list(super().hold(listing))[1:]
+
+
+def test_a_codec_that_unpacks_or_holds_something_else_is_caught(tmp_path: Path) -> None:
+    caught(lambda: check_codec(Unordered, ROWS, tmp_path), "unpack must give")
+    (tmp_path / "rows.csv").write_text("size,word\n" + "".join(f"{i % 7},{'ab'[i % 2]}\n" for i in range(40)))
+    caught(lambda: check_codec(Withheld, ROWS, tmp_path, tmp_path / "rows.csv"), "hold must find what read yields")
+
+
+def test_torch_is_known_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("a_codec_of_theirs")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    kind = type("Kind", (Broken,), {"changed": {}, "__module__": module.__name__})
+    check_codec(kind, ROWS, tmp_path)
+    for name, value in (("nn", nn), ("Tensor", torch.Tensor), ("cat", torch.nn.functional.relu)):
+        monkeypatch.setattr(module, name, value, raising=False)
+        caught(lambda name=name: check_codec(kind, ROWS, tmp_path / name), "torch-free")
+        monkeypatch.delattr(module, name)
+
+
+class Endless:
+    """A grammar that never lets a string end."""
+
+    def start(self) -> int:
+        return 0
+
+    def allowed(self, state: int, left: int) -> np.ndarray:
+        return np.array([True, True, False])
+
+    def advance(self, state: int, token: int) -> int:
+        return state
+
+
+def test_a_grammar_without_an_end_is_caught() -> None:
+    codec = SimpleNamespace(space=Tokens(3, 6, end=2), grammar=Endless, decode=lambda x: "")
+    caught(lambda: check_grammar(codec, []), "must come to its end")
+
+
+def test_samples_are_held_against_all_of_their_space() -> None:
+    for x, space, sentence in (
+        (np.array([0, 9]), Tokens(12, 2, slots=((0, 3), (3, 6))), "slots"),
+        (np.array([1, 2, 1]), Tokens(3, 4, end=2), "nothing but padding follows the end"),
+        (np.array([[1], [1]]), Tokens(3, 2), "one axis"),
+    ):
+        caught(lambda x=x, space=space: check_sample(x, space), sentence)
+    check_sample(np.array([1, 2, 2]), Tokens(3, 4, end=2))
+    check_sample(np.zeros(0, np.int64), Tokens(3, 4, end=2))
+    same(np.array([200.0]), np.array([201.0]), "near", 1e-2)
+    caught(lambda: same(np.array([200]), np.array([201]), "other ids", 1e-2), "other ids")
+
+
+@dataclasses.dataclass
+class Sheet:
+    values: np.ndarray
+
+
+def test_a_change_in_the_middle_of_a_long_array_is_seen() -> None:
+    a, b = Sheet(np.zeros(5000)), Sheet(np.zeros(5000))
+    assert plain(a) == plain(b)
+    b.values[2500] = 1
+    assert plain(a) != plain(b)
+
+
+def test_numbers_that_are_none_equal_only_each_other() -> None:
+    nan, inf = torch.tensor([float("nan")]), torch.tensor([float("inf")])
+    assert equal(nan, nan.clone()) and equal(inf, inf.clone())
+    assert not equal(nan, torch.zeros(1)) and not equal(inf, torch.full((1,), torch.finfo().max))
+    close(torch.zeros(2, 0), torch.zeros(2, 0), "nothing is near nothing")
+
+
+def test_random_states_are_watched_to_the_last_number_and_left_alone() -> None:
+    np.random.seed(0)
+    np.random.randn()  # numpy draws normals in pairs and keeps one
+
+    def normal() -> None:
+        with untouched("it"):
+            np.random.randn()
+
+    caught(normal, "numpy's global random state")
+    before = torch.get_rng_state()
+    case("kde", "vector-none").make()
+    assert torch.equal(torch.get_rng_state(), before), "cases that are made leave the caller's state alone"
+
+
+def test_known_fields_of_any_shape() -> None:
+    x = {"picture": torch.zeros(8, 1, 4, 4), "number": torch.zeros(8, 1)}
+    known = scattered(x, draws.seeded(0, 8))
+    assert all(known[k].shape == v.shape for k, v in x.items())
+    rows = known["picture"].flatten(1)
+    assert (rows.all(1) | ~rows.any(1)).all() and rows.any() and not rows.all()
+
+
 def test_a_broken_condition_is_caught() -> None:
     label = resolve("condition", "label")
 
@@ -308,6 +483,13 @@ def test_a_broken_condition_is_caught() -> None:
         return codec
 
     caught(lambda: check_condition(make, ["a", "b"]), "what a condition draws it must encode")
+
+    def dicing() -> Any:
+        codec = label()
+        codec.draw = lambda uniforms: ["a"] * len(uniforms) if np.random.rand() < 2 else []
+        return codec
+
+    caught(lambda: check_condition(dicing, ["a", "b"]), "a condition must leave numpy's global random state alone")
 
 
 # ---------------------------------------------------------------- metrics

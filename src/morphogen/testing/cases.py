@@ -12,6 +12,7 @@ from torch import Tensor
 from morphogen.config import make
 from morphogen.contracts import Batch
 from morphogen.sampling import draws
+from morphogen.sampling.choice import until_end
 from morphogen.spaces import Array, Record, Space, Tokens
 
 TINY = {"size": "tiny", "width": 32, "depth": 1}
@@ -57,12 +58,6 @@ def sample(space: Space, keys: Tensor, name: str = "x") -> Any:
             return {k: sample(s, keys, k) for k, s in space.fields}
 
 
-def until_end(x: Tensor, end: int) -> Tensor:
-    """(B, L) True up to and including the first end."""
-    seen = (x == end).cumsum(1)
-    return (seen == 0) | ((seen == 1) & (x == end))
-
-
 def batch_of(space: Space, conditions: dict[str, Space] | None = None, n: int = 12) -> Batch:
     """A batch of `n` samples with their conditions, weight 1 each."""
     keys = draws.seeded(0, n)
@@ -86,8 +81,9 @@ def family_cases(kind: Any, config: dict[str, Any] | None = None) -> list[Case]:
                 continue
 
             def build(space: Space = space, conditions: dict[str, Space] = CONDITIONS[conditions]) -> Any:
-                torch.manual_seed(0)  # equal weights each time
-                return kind(space, conditions, make(kind.Config, values))
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)  # equal weights each time
+                    return kind(space, conditions, make(kind.Config, values))
 
             try:
                 build()

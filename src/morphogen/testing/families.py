@@ -9,14 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from morphogen.contracts import Batch, Given, HasLogProb, HasOddity, Inverts, Loss, Request, Varies
+from morphogen.spaces import Space, Tokens
 from morphogen.testing.promise import must, promised, untouched
-from morphogen.testing.trees import all_alike, beginning, clone, close, cut, equal, inside, kept, pick, scattered
+from morphogen.testing.trees import all_alike, beginning, clone, close, cut, equal, filled, inside, kept, pick, scattered
 
 STEPS = 4
 
 
+@promised("a family must do what its protocol says without an error")
 def check_family(make: Callable[[], Any], batch: Batch) -> Any:
     """Two dozen promises on one batch; returns the family, fitted if it is classical.
 
@@ -25,18 +28,19 @@ def check_family(make: Callable[[], Any], batch: Batch) -> Any:
     with promised("a family must be built without an error"):
         family = make()
     must(family.infill in ("none", "prefix", "any"), 'infill is "none", "prefix" or "any"')
+    learned = family
     if family.phases:
         check_loss(family, batch)
         check_gradients(family, batch)
         check_accumulation(family, batch)
-        check_training(make, batch)
+        learned = check_training(make, batch)
     else:
         with promised("a classical family must fit batches without an error"), untouched("fit"):
             family.fit([batch])
         check_fit(family, make, batch)
     check_draws(family, batch)
     check_streams(family, batch)
-    check_saved(family, make, batch)
+    check_saved(learned, make, batch)
     check_given(family, batch)
     check_items(family, batch)
     return family
@@ -52,6 +56,7 @@ def check_loss(family: Any, batch: Batch) -> None:
             loss: Loss = family(batch, phase.name)
         must(torch.is_tensor(loss.total) and loss.total.shape == (), "the loss must be one number")
         must(torch.isfinite(loss.total) and float(loss.weight) > 0, "the loss must be finite, of a weight above 0")
+        must(not any(part.requires_grad for part in loss.parts.values()), "parts of a loss are for the log: detached")
     must(equal(batch, before), "the loss must not change its batch")
     family.eval()
     for phase in family.phases:
@@ -81,8 +86,11 @@ def check_accumulation(family: Any, batch: Batch) -> None:
             for loss in losses:
                 loss.total.backward()
             mine = {k: p.grad.clone() for k, p in family.named_parameters() if p.grad is not None and k.startswith(phase.params)}
-            sums.append((sum(loss.total.detach() for loss in losses), sum(float(loss.weight) for loss in losses), mine))
+            told = [{**loss.parts, **loss.stats} for loss in losses]
+            named = {k: sum(one[k].detach() for one in told) for k in told[0]}
+            sums.append((sum(loss.total.detach() for loss in losses), sum(float(loss.weight) for loss in losses), mine, named))
         close(sums[1][0], sums[0][0], "losses must add over windows")
+        close(sums[1][3], sums[0][3], "parts and stats of a loss must add over windows")
         must(abs(sums[1][1] - sums[0][1]) <= 1e-4 * sums[0][1], "weights must add over windows")
         scale = max((float(g.abs().max()) for g in sums[0][2].values()), default=1.0) or 1.0
         for name, gradient in sums[0][2].items():
@@ -110,9 +118,9 @@ def check_gradients(family: Any, batch: Batch) -> None:
     family.zero_grad(set_to_none=True)
 
 
-def check_training(make: Callable[[], Any], batch: Batch) -> None:
-    """A few steps of plain descent stay finite, and are the same from the same start."""
-    results = []
+def check_training(make: Callable[[], Any], batch: Batch) -> Any:
+    """A few steps of plain descent stay finite, and are the same from the same start; returns what has learned."""
+    results, family = [], None
     for _ in range(2):
         family = make()
         if hasattr(family, "calibrate"):
@@ -131,6 +139,7 @@ def check_training(make: Callable[[], Any], batch: Batch) -> None:
         results.append({k: v.detach().clone() for k, v in family.state_dict().items()})
     must(all(torch.isfinite(v).all() for v in results[0].values() if v.is_floating_point()), "training must not lead to NaN or infinity")
     must(equal(results[0], results[1]), "training must be a function of weights, batches and keys")
+    return family
 
 
 def check_fit(family: Any, make: Callable[[], Any], batch: Batch) -> None:
@@ -161,24 +170,27 @@ def check_draws(family: Any, batch: Batch) -> None:
     half = len(batch.key) // 2
     parts = [last(family, _request(family, cut(batch, s))) for s in (slice(0, half), slice(half, None))]
     for part, s in zip(parts, (slice(0, half), slice(half, None))):
-        _alike(part, pick(final, s), "a row must not depend on the batch it is drawn in")
+        _alike(part, pick(final, s), family.space, "a row must not depend on the batch it is drawn in")
     must(len(batch.key) < 2 or not all_alike(final), "different keys must give different draws")
 
 
 def check_streams(family: Any, batch: Batch) -> None:
     """Streams end with done, settle and advance; they may be stopped early, run side by side, and leave the mode as it was."""
     request = _request(family, batch)
-    parts = []
+    parts, shown = [], []
     family.train()
     for part in family.stream(request):
         must(torch.is_grad_enabled(), "a stream must not leave gradients switched off between steps")
         must(family.training, "a stream must leave training mode as it was between steps")
         parts.append((part.settled, part.progress, part.done))
+        shown.append(clone(part.x) if part.settled else None)
     family.eval()
     must(parts and parts[-1][2] and not any(done for _, _, done in parts[:-1]), "the last Partial is done, and only it")
     must(all(a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(parts)), "settled and progress must never go back")
     must(all(0 <= share <= 1 for _, share, _ in parts), "progress is a share from 0 to 1")
     final = last(family, request)
+    for (settled, _, _), x in zip(parts, shown):
+        must(x is None or equal(x[:, :settled], final[:, :settled]), "what has settled must not change again")
     with promised("a stream may be stopped early"):
         stream = family.stream(request)
         next(iter(stream))
@@ -194,13 +206,17 @@ def check_streams(family: Any, batch: Batch) -> None:
 
 
 def check_saved(family: Any, make: Callable[[], Any], batch: Batch) -> None:
-    """A fresh instance, also one built from the resolved config, that loads the weights from a file draws the same."""
+    """A fresh instance that loads the weights from a file draws the same; the resolved config can be saved too.
+
+    `family` has learned: in one that is as `make` builds it, weights that were not loaded would not show.
+    """
     from safetensors.torch import load, save
 
     from morphogen.config import asdict
     from morphogen.config import make as configured
 
     request = _request(family, batch)
+    family.eval()
     final = last(family, request)
     with promised("the state dict must go through a safetensors file"):
         state = load(save({k: v.detach().contiguous().clone() for k, v in family.state_dict().items()}))
@@ -216,7 +232,7 @@ def check_saved(family: Any, make: Callable[[], Any], batch: Batch) -> None:
 
 
 def check_given(family: Any, batch: Batch) -> None:
-    """Known values are kept exactly by families that take them, in draws, and count nothing in the loss."""
+    """Known values are kept exactly by families that take them, in draws, and are not learned: where all is known, nothing is."""
     if family.infill == "none":
         return
     known = beginning(batch.x) if family.infill == "prefix" else scattered(batch.x, batch.key)
@@ -228,25 +244,30 @@ def check_given(family: Any, batch: Batch) -> None:
     for phase in family.phases:
         with promised("a family that says it fills in must learn around known values"):
             some, whole = family(dataclasses.replace(batch, given=given), phase.name), family(batch, phase.name)
-        must(torch.isfinite(some.total), "the loss around known values must be finite")
+            none = family(dataclasses.replace(batch, given=Given(batch.x, filled(batch.x, True))), phase.name)
+        must(torch.isfinite(some.total) and torch.isfinite(none.total), "the loss around known values must be finite")
         must(float(some.weight) <= float(whole.weight), "known values must not count in the loss")
+        nothing = none.total.detach().abs() <= 1e-6 * whole.total.detach().abs()
+        must(nothing, "known values must not count in the loss: all are known, and still there is one")
 
 
 # ---------------------------------------------------------------- powers
 def check_items(family: Any, batch: Batch) -> None:
     """What a family says of given rows is finite, one answer a row, and does not depend on the neighbours."""
     family.eval()
-    few, n = cut(batch, slice(0, 5)), len(batch.key)
+    some, n = slice(1, 6), len(batch.key)  # what takes its measure from the first row, or from the last, would not show in those
+    few = cut(batch, some)
     with torch.no_grad(), untouched("looking at items"):
         if isinstance(family, HasLogProb):
             p = family.log_prob(batch)
             must(p.total.shape == batch.key.shape and torch.isfinite(p.total).all(), "log_prob is one finite number a row")
             must(p.kind in ("exact", "bound", "estimate"), 'the kind of log_prob is "exact", "bound" or "estimate"')
-            close(family.log_prob(few).total, p.total[:5], "log_prob must not mix rows")
+            close(family.log_prob(few).total, p.total[some], "log_prob must not mix rows")
         if isinstance(family, HasOddity):
             odd, again = family.oddity(batch), family.oddity(few)
             must(odd.views.ndim == 2 and len(odd.views) == n and torch.isfinite(odd.views).all(), "views of oddity are (B, K), finite")
-            close(again.views, odd.views[:5], "oddity must not mix rows")
+            close(again.views, odd.views[some], "oddity must not mix rows")
+            must(odd.kind in ("exact", "bound", "estimate", "reconstruction"), "the kind of oddity is one of four words")
             must(odd.parts is None or odd.parts.shape == batch.x.shape, "parts of oddity lie as the row does")
         if isinstance(family, Inverts):
             z = family.invert(batch)
@@ -259,6 +280,7 @@ def check_items(family: Any, batch: Batch) -> None:
             must(family.vary(batch, 1.0).shape == far.shape, "level 1 of vary is allowed")
 
 
+@promised("a family must do what its protocol says without an error")
 def check_compiles(family: Any, batch: Batch) -> None:
     """The loss of each phase is one graph (torch.compile without a break), with the same value; nothing is generated by inductor.
 
@@ -289,9 +311,9 @@ def last(family: Any, request: Request) -> Any:
     return parts[0].x
 
 
-def _alike(part: Any, whole: Any, why: str) -> None:
-    """Rows drawn in a smaller batch may end earlier: a text's tokens are compared as far as they go."""
-    if torch.is_tensor(part) and part.ndim == 2 and not part.is_floating_point() and part.shape[1] != whole.shape[1]:
-        n = min(part.shape[1], whole.shape[1])
-        part, whole = part[:, :n], whole[:, :n]
+def _alike(part: Any, whole: Any, space: Space, why: str) -> None:
+    """Rows drawn in a smaller batch may end earlier: what the others have more is padding."""
+    if isinstance(space, Tokens) and space.end is not None:
+        n = max(part.shape[1], whole.shape[1])
+        part, whole = (F.pad(x, (0, n - x.shape[1]), value=space.end) for x in (part, whole))
     close(part, whole, why)

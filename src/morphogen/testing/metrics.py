@@ -83,6 +83,7 @@ def evidence(kind: str, n: int = 100, noise: float = 0.0) -> Evidence:
     )
 
 
+@promised("a metric must answer without an error")
 def check_metric(metric: Callable[[Evidence], list[Metric]], own: Sequence[Evidence] = ()) -> list[Metric]:
     """Figures that are finite, named, within their interval, the same twice, and do not prefer noise to real data.
 

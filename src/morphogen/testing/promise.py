@@ -44,7 +44,6 @@ def untouched(who: str) -> Iterator[None]:
     must(torch.is_grad_enabled() == grad, f"{who} must leave the caller's grad mode alone")
     must(torch.get_default_dtype() == dtype, f"{who} must leave the default dtype alone")
     must(torch.equal(torch.get_rng_state(), torch_state), f"{who} must leave torch's global random state alone: draw by keys")
-    now: Any = np.random.get_state()
-    before: Any = numpy_state
-    must(np.array_equal(now[1], before[1]) and now[2] == before[2], f"{who} must leave numpy's global random state alone")
+    same = all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state))  # also the normal that is kept for later
+    must(same, f"{who} must leave numpy's global random state alone")
     must(random.getstate() == python_state, f"{who} must leave Python's global random state alone")

@@ -49,7 +49,7 @@ def equal(a: Any, b: Any) -> bool:
     if dataclasses.is_dataclass(a) and not isinstance(a, type):
         return all(equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
     if torch.is_tensor(a):
-        return torch.is_tensor(b) and a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        return torch.is_tensor(b) and a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
     return a is b or a == b
 
 
@@ -63,8 +63,9 @@ def close(a: Any, b: Any, why: str, tolerance: float = 2e-3) -> None:
     must(torch.is_tensor(b) and a.shape == b.shape and a.dtype == b.dtype, why)
     a, b = a.detach(), b.detach()
     if a.is_floating_point():
-        off = (a - b).abs() - tolerance * b.abs()
-        must(bool((off <= tolerance).all()), f"{why} (off by up to {float((a - b).abs().max()):.3g})")
+        off = (a - b).abs()
+        worst = float(off.max()) if off.numel() else 0.0
+        must(bool((off - tolerance * b.abs() <= tolerance).all()), f"{why} (off by up to {worst:.3g})")
     else:
         must(torch.equal(a, b), why)
 
@@ -78,8 +79,9 @@ def inside(x: Any, space: Any, who: str) -> None:
             must(all(n is None or n == m for n, m in zip(space.shape, x.shape[1:])), f"{who} must have the Space's shape")
             must(torch.isfinite(x).all(), f"{who} must hold no NaN and no infinity")
         case Tokens():
-            whole = torch.is_tensor(x) and x.dtype == torch.int64
+            whole = torch.is_tensor(x) and x.dtype == torch.int64 and x.ndim == 2 + (space.streams > 1)
             must(whole and x.shape[1] <= space.length, f"{who} must be int64 of at most the Space's length")
+            must(space.end is not None or x.shape[1] == space.length, f"{who} must have the Space's length, which has no end")
             must((x >= 0).all() and (x < space.vocab).all(), f"{who} must be tokens below the vocabulary")
             if space.slots and x.shape[1] == space.length:
                 low, high = torch.tensor(space.slots).unbind(1)
@@ -95,6 +97,11 @@ def all_alike(x: Any) -> bool:
     return all(all_alike(v) for v in x.values()) if isinstance(x, dict) else bool((x == x[:1]).all())
 
 
+def filled(x: Any, value: bool) -> Any:
+    """All known, or nothing."""
+    return {k: filled(v, value) for k, v in x.items()} if isinstance(x, dict) else torch.full(x.shape, value, dtype=torch.bool)
+
+
 def beginning(x: Tensor) -> Tensor:
     """Known: the first half of each row."""
     known = torch.zeros(x.shape, dtype=torch.bool)
@@ -105,7 +112,7 @@ def beginning(x: Tensor) -> Tensor:
 def scattered(x: Any, keys: Tensor) -> Any:
     """Known: about half, anywhere; the fields of a Record as wholes."""
     if isinstance(x, dict):
-        return {k: (draws.uniform(keys, k) < 0.5)[:, None].expand_as(v) for k, v in x.items()}
+        return {k: (draws.uniform(keys, k) < 0.5).view(-1, *[1] * (v.ndim - 1)).expand_as(v) for k, v in x.items()}
     return draws.uniform(keys, "known", 0, tuple(x.shape[1:])) < 0.5
 
 
