@@ -76,7 +76,7 @@ def tuned_plan(run: Run, data: Any, *, seed: int, model: Any = None, minutes: fl
 def loss_of(model: Any, items: Sequence[Item]) -> float | None:
     """Mean loss over at most 512 items with fixed draws; None where losses do not compare (two nets against each other)."""
     from morphogen.training.data import Dataset
-    from morphogen.training.trainer import held_out_loss
+    from morphogen.training.held_out import held_out_loss
 
     if not items or len(model.family.phases) != 1:
         return None

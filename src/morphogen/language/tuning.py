@@ -28,11 +28,12 @@ from morphogen.model import Model
 from morphogen.samples import docstrings
 from morphogen.training.data import Dataset
 from morphogen.training.estimate import fits
+from morphogen.training.held_out import held_out_loss
 from morphogen.training.lanes import lanes_for
 from morphogen.training.optim import TrainConfig
 from morphogen.training.pace import Pace
 from morphogen.training.split import split
-from morphogen.training.trainer import Trainer, held_out_loss
+from morphogen.training.trainer import Trainer
 from morphogen.trust.provenance import hash_file
 
 SETTINGS, REPORT = "settings.json", "tune.json"

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -224,7 +225,7 @@ def even(n: int, size: int, lengths: Tensor | None = None) -> list[Tensor]:
         return list(ids.split(size)) if n else []
     ids = lengths[:n].argsort(stable=True)
     cuts = _cuts(lengths[ids], -(-n // size))
-    return [ids[a:b] for a, b in zip(cuts, cuts[1:])]
+    return [ids[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 @lru_cache(maxsize=2)

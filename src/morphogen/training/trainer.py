@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,10 @@ from morphogen.model import Model
 from morphogen.nets.dropout import Draw, drawn
 from morphogen.sampling import draws
 from morphogen.training import checkpoint, generated
-from morphogen.training.data import Dataset, even, order
+from morphogen.training.data import Dataset, order
 from morphogen.training.ema import EMA
 from morphogen.training.guard import COLLAPSED, HEALTHY, Guard, finite, recalled
+from morphogen.training.held_out import held_out_loss
 from morphogen.training.lanes import Lanes, lanes_for
 from morphogen.training.optim import TrainConfig, aimed, ema_decay, optimisers, rate, retargeted
 from morphogen.training.overfit import Check, by_heart, check, words
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from morphogen.training.parallel import Crew
 
 Log = dict[str, Any]
-CHECKED = 512  # items a check of the held-out loss looks at, at most
-PART = 64  # ... and about so many at once
-Each = Callable[..., Iterable[Any]]
 Hook = Callable[["Trainer", Log], object]
 Warn = Callable[[str], None]
 
@@ -378,22 +376,6 @@ def dropped(keys: Tensor, phase: str) -> Draw:
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries under a prefix, without it."""
     return {k.removeprefix(prefix): state[k] for k in state if k.startswith(prefix)}  # not items(): these may come from a disk
-
-
-def held_out_loss(module: Any, data: Dataset, most: int = CHECKED, each: Each = map) -> float:
-    """Mean loss of a family's first phase over the first items, with the same draws each time; the family is left in evaluation.
-
-    `each(work, parts)`: the results in order, perhaps some worked out at once.
-    """
-    module.eval()
-
-    @torch.no_grad()  # inside: a thread has a switch of its own
-    def sums(ids: Tensor) -> tuple[float, float]:
-        loss = module(data.batch(ids, draws.derive(ids, "check"), plain=True), module.phases[0].name)
-        return float(loss.total), float(loss.weight)
-
-    found = list(each(sums, even(min(data.n, most), PART, data.lengths)))
-    return sum(total for total, _ in found) / max(sum(weight for _, weight in found), 1e-9)
 
 
 def due(step: int, times: int, steps: int) -> bool:
