@@ -154,7 +154,8 @@ def make_plan(
     kind = resolve("family", picked_family)
     family_options = {**options.get("family", {})}
     if "net" in getattr(kind.Config, "__dataclass_fields__", {}):
-        family_options["net"] = {"size": size or _size(codec.space), **options.get("net", {})}
+        regular = _dropout(defaults, items, minutes, steps) if not options.get("training", {}).get("compile") else {}
+        family_options["net"] = {"size": size or _size(codec.space), **regular, **options.get("net", {})}
     training = make(
         TrainConfig, {**getattr(kind, "recipe", {}), **options.get("training", {}), **({"steps": steps} if steps else {})}, "training."
     )
@@ -339,6 +340,20 @@ def _size(space: Any) -> str:
     return "tiny" if isinstance(space, Record) else "small"
 
 
+MINUTE, STEP = 1_800_000, 10_000  # characters a small network reads in a minute of two cores, and in a step
+OFTEN = 5  # so many times read, 0.9 MB of prose began to be learned by heart
+
+
+def _dropout(defaults: dict[str, Any], items: Sequence[Item], minutes: float | None, steps: int | None) -> dict[str, float]:
+    """The codec's drop-out where the time is enough to read every text often; before that it would only slow learning down."""
+    left = (STEP * steps if steps else MINUTE * (minutes or float(defaults["minutes"]))) / OFTEN
+    for item in items if "dropout" in defaults else ():  # a large corpus is not gone through
+        left -= len(item.raw) if isinstance(item.raw, str) else math.inf
+        if left < 0:
+            return {}
+    return {"dropout": float(defaults["dropout"])} if "dropout" in defaults else {}
+
+
 def _keep(training: TrainConfig, options: dict[str, Any], n: int, space: Any, held: bool) -> TrainConfig:
     """On few items a network overfits before the time is up: keep the average with the lowest held-out loss."""
     if "keep" in options.get("training", {}) or not held:
@@ -365,6 +380,8 @@ def _explain(plan: Plan, name: str, why: str, because: str, notes: list[str], fi
     plan.picked.append(f"{len(plan.train):,} items to train on, {side}")
     if plan.family_config.get("net"):
         plan.picked.append(f"size {plan.family_config['net']['size']}; --size {'|'.join(SIZES)} changes it")
+        if rate := plan.family_config["net"].get("dropout"):
+            plan.picked.append(f"drop-out of {rate:g}, as there is time to learn items by heart; --set net.dropout=0 is without")
     if plan.minutes is not None and not is_classical(plan.family):
         plan.picked.append(f"about {plan.minutes:g} min of training; --minutes changes it")
     if len(plan.items) < 100:
