@@ -218,7 +218,7 @@ def test_routes():
     assert route(ROWS, (Record,)) == []
     assert isinstance(route(ROWS, (Array,))[0], OneHot) and isinstance(route(ROWS, (Tokens, Array))[0], Serialise)
     assert isinstance(route(Array((1, 8, 8)), (Tokens,))[0], Bins) and isinstance(route(Tokens(5, 3), (Array,))[0], AnalogBits)
-    with pytest.raises(UsageError, match="no bridge"):
+    with pytest.raises(UsageError, match="models rows of fields, and nothing here turns strings of tokens"):
         route(Tokens(5, 3), (Record,))
     assert all(source in (Record, Array, Tokens) for source, _ in bridges())
     assert bridges()[Record, Array](ROWS).target == Array((10,))

@@ -339,8 +339,8 @@ class Job:
 
     def timed(self, trainer: Any, preview: Previewer) -> Any:
         """--minutes becomes steps after measuring a step, a preview, a check and what comes at the end; a Pace mends them on the way."""
+        from morphogen.training.held_out import CHECKED
         from morphogen.training.pace import Pace, closing
-        from morphogen.training.trainer import CHECKED
 
         budget = (self.plan.minutes or 1) * 60
         spent = time.monotonic() - self.begun
