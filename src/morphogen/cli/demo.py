@@ -9,7 +9,7 @@ from morphogen.cli.console import Console, Force, Json, Number, result
 def demo(
     *,
     out: Path = Path("demo"),
-    minutes: Number = 3.2,
+    minutes: Number = 3.8,
     force: Force = False,
     json: Json = False,
 ) -> int:
