@@ -154,7 +154,7 @@ def make_plan(
     kind = resolve("family", picked_family)
     family_options = {**options.get("family", {})}
     if "net" in getattr(kind.Config, "__dataclass_fields__", {}):
-        regular = _dropout(defaults, items, minutes, steps) if not options.get("training", {}).get("compile") else {}
+        regular = _dropout(codec, defaults, items, minutes, steps) if not options.get("training", {}).get("compile") else {}
         family_options["net"] = {"size": size or _size(codec.space), **regular, **options.get("net", {})}
     training = make(
         TrainConfig, {**getattr(kind, "recipe", {}), **options.get("training", {}), **({"steps": steps} if steps else {})}, "training."
@@ -340,15 +340,15 @@ def _size(space: Any) -> str:
     return "tiny" if isinstance(space, Record) else "small"
 
 
-MINUTE, STEP = 1_800_000, 10_000  # characters a small network reads in a minute of two cores, and in a step
+MINUTE, STEP = 700_000, 4096  # tokens a small network reads in a minute of two cores, and in a step
 OFTEN = 5  # so many times read, 0.9 MB of prose began to be learned by heart
 
 
-def _dropout(defaults: dict[str, Any], items: Sequence[Item], minutes: float | None, steps: int | None) -> dict[str, float]:
+def _dropout(codec: Any, defaults: dict[str, Any], items: Sequence[Item], minutes: float | None, steps: int | None) -> dict[str, float]:
     """The codec's drop-out where the time is enough to read every text often; before that it would only slow learning down."""
     left = (STEP * steps if steps else MINUTE * (minutes or float(defaults["minutes"]))) / OFTEN
     for item in items if "dropout" in defaults else ():  # a large corpus is not gone through
-        left -= len(item.raw) if isinstance(item.raw, str) else math.inf
+        left -= len(codec.encode(item.raw)) if isinstance(item.raw, str) else math.inf
         if left < 0:
             return {}
     return {"dropout": float(defaults["dropout"])} if "dropout" in defaults else {}
