@@ -71,6 +71,20 @@ def test_what_was_asked_can_be_left_out(place: Path) -> None:
     assert "secret" not in provenance.sidecar(out).read_text() and provenance.read(out)["asked"] == {"seed": 1, "max_tokens": 4}
     with pytest.raises(FormatError, match="what was asked was left out"):
         api.replay(out, place / "again.txt")
+    rows = answers(load(place / "model"), place / "prompts.jsonl", place / "answers.jsonl", metadata=False, max_tokens=2)
+    assert all(set(json.loads(line)) == {"text", "reason", "tokens"} for line in rows.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    "change", [{"asked": None}, {"run": 3}, {"made_with": None}, {"asked": {"seed": 1}}, {"asked": {"prompt": "x", "force": True}}]
+)
+def test_a_damaged_stamp_is_one_line(place: Path, change: dict[str, Any]) -> None:
+    out = place / "answer.txt"
+    answer(load(place / "model"), "the quick", out, seed=1, max_tokens=2)
+    provenance.stamp(out, {**provenance.read(out), **change})
+    with pytest.raises(FormatError, match="damaged") as caught:
+        api.replay(out, place / "again.txt")
+    assert "\n" not in str(caught.value) and not (place / "again.txt").exists()
 
 
 def test_a_begun_file_goes_on_only_with_the_same_words(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

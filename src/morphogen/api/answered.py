@@ -14,6 +14,7 @@ from morphogen.api.writing import way_to
 from morphogen.errors import FormatError
 
 SAID = ("prompt", "input", "stop", "schema", "regex", "grammar", "logit_bias")  # what --no-metadata leaves out
+MOST_THREADS = 256  # a stamp is a file like any other: it may hold any number
 FREE = ("draft", "slots")  # they change how long it takes, never an answer
 
 
@@ -53,7 +54,12 @@ def again(file: Path, facts: dict[str, Any], out: Path, *, run: str | Path | Non
     """The answers in `file` once more, written to `out`, by the recipe `facts`. Raises FormatError when that cannot be."""
     from morphogen.api.answers import answer, answers
     from morphogen.language import load
+    from morphogen.language.drawing import Drawing
 
+    unknown = set(facts["asked"]) - {*Drawing.__dataclass_fields__, "prompt", "input"}
+    if unknown or not {"prompt", "input"} & set(facts["asked"]):
+        what = f"asks for '{min(unknown)[:40]}'" if unknown else "holds no prompt"
+        raise FormatError(f"its recipe {what}", where=file, remedy="the stamp is damaged: generate it again")
     where = Path(run) if run else file.parent / facts["run"]
     if not where.exists():
         raise FormatError("the model it came from is not there", where=where, remedy="say where it is with --run")
@@ -66,7 +72,7 @@ def again(file: Path, facts: dict[str, Any], out: Path, *, run: str | Path | Non
     model = load(where, weights=facts["weights"])
     if "adapter" in facts:
         asked["adapter"] = model.load_adapter(_found(file, facts["adapter"]))
-    with threads(facts["made_with"]["threads"]):
+    with threads(facts["made_with"].get("threads", 1)):
         if "input" in asked:
             answers(model, _found(file, asked.pop("input")), out, force=force, watch=watch, **asked)
         else:
@@ -76,11 +82,11 @@ def again(file: Path, facts: dict[str, Any], out: Path, *, run: str | Path | Non
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """So many threads an operation, as another machine had: sums depend on it."""
+    """So many threads an operation (within reason), as another machine had: sums depend on it."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, n))
+    torch.set_num_threads(min(max(1, int(n)), MOST_THREADS))
     try:
         yield
     finally:

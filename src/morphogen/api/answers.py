@@ -51,7 +51,7 @@ def answers(
             if not done:
                 file.write(json.dumps(asked) + "\n")
             for first in range(len(done), len(rows), TILE):
-                made = [*_tile(model, rows, first, options)]
+                made = [*_tile(model, rows, first, options, metadata)]
                 file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made))
                 done += made
                 file.flush()
@@ -62,13 +62,19 @@ def answers(
     return out
 
 
-def _tile(model: Any, rows: list[dict[str, Any]], first: int, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Answers to the rows from `first` on, drawn together; which rows are together depends on their numbers alone."""
+def _tile(
+    model: Any, rows: list[dict[str, Any]], first: int, options: dict[str, Any], metadata: bool = True
+) -> Iterator[dict[str, Any]]:
+    """Answers to the rows from `first` on, drawn together; which rows are together depends on their numbers alone.
+
+    Without `metadata` the prompts are left out of them.
+    """
     part = rows[first:first + TILE]
     prompts = [row["prompt"] if "prompt" in row else model.prompt_of(row["messages"]) for row in part]
     for row, found in zip(part, model.answers(prompts, slots=TILE, first=first, **options)):
         new: dict[str, Any] = {"text": found[0].text} if len(found) == 1 else {"texts": [a.text for a in found]}
-        yield {**row, **new, "reason": found[0].reason, "tokens": len(found[0].ids)}
+        kept = row if metadata else {k: v for k, v in row.items() if k not in ("prompt", "messages")}
+        yield {**kept, **new, "reason": found[0].reason, "tokens": len(found[0].ids)}
 
 
 def _begun(part: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:

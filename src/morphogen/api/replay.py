@@ -15,6 +15,10 @@ from morphogen.errors import FormatError
 from morphogen.files import check_output
 from morphogen.run import Run
 
+# what a recipe cannot do without
+NEEDED = {"run": str, "seed": int, "cond": dict, "sampling": dict}
+NEEDED_OF_ANSWERS = {"run": str, "model": str, "weights": str, "asked": dict, "made_with": dict}
+
 
 def replay(
     file: str | Path, out: str | Path, *, run: str | Path | None = None, device: str = "auto", force: bool = False,
@@ -74,6 +78,9 @@ def _check(file: Path, facts: dict[str, Any]) -> None:
     """Whether a file can be made again at all. Raises FormatError."""
     if (verb := facts.get("verb", "generate")) != "generate":
         raise FormatError(f"it was made by `morphogen {verb}`", where=file, remedy="say that again: the same words give the same bytes")
+    needed = NEEDED_OF_ANSWERS if facts.get("kind") == "answers" else NEEDED
+    if wrong := [name for name, kind in needed.items() if not isinstance(facts.get(name), kind)]:
+        raise FormatError(f"its provenance has no '{wrong[0]}'", where=file, remedy="the stamp is damaged: generate it again")
     if facts.get("left_out"):
         said = {"cond": "the conditions were", "given": "what was given was"}.get(facts["left_out"][0], "what was asked was")
         raise FormatError(f"{said} left out of it (--no-metadata)", where=file, remedy="generate it again with the same words")
