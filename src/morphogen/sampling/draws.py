@@ -53,6 +53,13 @@ def _crc(name: str) -> int:
     return value ^ 0xFFFFFFFF
 
 
+def _times(index: Tensor, factor: int) -> Tensor:
+    """index * factor in wrapping int64. In two halves where torch.compile reads along: it works out products of positions beforehand."""
+    if not torch.compiler.is_compiling():
+        return index * factor
+    return ((index * (factor >> 32 & 0xFFFFFFFF)) << 32) + index * (factor & 0xFFFFFFFF)
+
+
 def derive(keys: Tensor, name: str, step: int | Tensor = 0) -> Tensor:
     """New keys (B,) from keys (B,) int64. `step` is an int or one per row."""
     salt = _signed(_crc(name) * 0x9E3779B97F4A7C15)
@@ -64,7 +71,7 @@ def bits(keys: Tensor, name: str, step: int | Tensor = 0, shape: tuple[int, ...]
     """(B, *shape) int64 of 64 mixed bits."""
     where = torch.zeros((), dtype=torch.int64, device=keys.device)
     for axis, n in enumerate(shape):
-        coordinate = torch.arange(1, n + 1, device=keys.device) * _AXES[axis]
+        coordinate = _times(torch.arange(1, n + 1, device=keys.device), _AXES[axis])
         where = where[..., None] + coordinate
     return _mix(derive(keys, name, step).view(-1, *[1] * len(shape)) + where)
 
