@@ -8,6 +8,7 @@ import torch
 from tests.training.small import trainer, whole_state, write
 
 from morphogen.errors import UsageError
+from morphogen.sampling import draws
 from morphogen.training import generated
 from morphogen.training.optim import TrainConfig
 
@@ -59,3 +60,11 @@ def test_generated_code_learns_the_same(data: Path, tmp_path: Path, case: tuple[
     assert warnings is not None and "compiled True (now False)" in warnings[0]
     assert all(torch.equal(value, whole_state(eager)[name]) for name, value in whole_state(other).items() if name.startswith("model/"))
     eager.step()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 8, 8)])
+def test_generated_code_draws_the_same(shape: tuple[int, ...]) -> None:
+    """A hash in generated code is the same hash: its products overflow on purpose, which a compiler of indices must not undo."""
+    keys = draws.seeded(3, 8)
+    assert torch.equal(torch.compile(lambda k: draws.bits(k, "noise", 2, shape), fullgraph=True)(keys), draws.bits(keys, "noise", 2, shape))

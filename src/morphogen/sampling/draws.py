@@ -54,10 +54,8 @@ def _crc(name: str) -> int:
 
 
 def _times(index: Tensor, factor: int) -> Tensor:
-    """index * factor in wrapping int64. In two halves where torch.compile reads along: it works out products of positions beforehand."""
-    if not torch.compiler.is_compiling():
-        return index * factor
-    return ((index * (factor >> 32 & 0xFFFFFFFF)) << 32) + index * (factor & 0xFFFFFFFF)
+    """index * factor in wrapping int64. Through a bitwise operation, or torch.compile takes the product for a place in memory, and overflows."""
+    return ~index * -factor - factor
 
 
 def derive(keys: Tensor, name: str, step: int | Tensor = 0) -> Tensor:
