@@ -66,5 +66,6 @@ def test_generated_code_learns_the_same(data: Path, tmp_path: Path, case: tuple[
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 8, 8)])
 def test_generated_code_draws_the_same(shape: tuple[int, ...]) -> None:
     """A hash in generated code is the same hash: its products overflow on purpose, which a compiler of indices must not undo."""
+    torch.compiler.reset()
     keys = draws.seeded(3, 8)
     assert torch.equal(torch.compile(lambda k: draws.bits(k, "noise", 2, shape), fullgraph=True)(keys), draws.bits(keys, "noise", 2, shape))

@@ -54,7 +54,7 @@ def _crc(name: str) -> int:
 
 
 def _times(index: Tensor, factor: int) -> Tensor:
-    """index * factor in wrapping int64. Through a bitwise operation, or torch.compile takes the product for a place in memory, and overflows."""
+    """index * factor in wrapping int64. By ~, or torch.compile takes the product for a place in memory."""
     return ~index * -factor - factor
 
 
