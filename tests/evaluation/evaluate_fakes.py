@@ -100,4 +100,5 @@ def sentences(n: int, seed: int) -> list[str]:
 
 def texts(generated: Any, n: int = 120, **more: Any) -> Evidence:
     """Evidence whose real data are `sentences`."""
-    return Evidence(codec=TextCodec(), generated=generated, train=as_items(sentences(n, 1)), heldout=as_items(sentences(n // 2, 2)), **more)
+    real = {"train": as_items(sentences(n, 1)), "heldout": as_items(sentences(n // 2, 2))}
+    return Evidence(codec=TextCodec(), generated=generated, **{**real, **more})

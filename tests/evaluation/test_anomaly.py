@@ -114,6 +114,14 @@ def test_made_anomalies_are_legal_samples_that_differ(space: Any) -> None:
         assert all(np.array_equal(a, b) if not isinstance(a, dict) else str(a) == str(b) for a, b in zip(made, again, strict=True))
 
 
+def test_the_shortest_items_can_be_mixed() -> None:
+    space = Tokens(10, 20, end=9)
+    rng = np.random.default_rng(0)
+    real: list[Any] = [np.array([*rng.integers(0, 9, n), 9]) for n in rng.integers(0, 3, 60)]
+    for a, b in zip(real, anomaly.mixed(real, space, rng), strict=True):
+        assert a.shape == b.shape and b[-1] == 9 and (b[:-1] != 9).all()
+
+
 # ---------------------------------------------------------------- the yardstick
 class Plain:
     feature_name: ClassVar[str] = "numbers"

@@ -47,6 +47,13 @@ def test_equal_rows_have_equal_fingerprints() -> None:
     assert copying.fingerprint(" text\n") == copying.fingerprint("text")
 
 
+def test_long_arrays_and_numpy_numbers_are_told_apart_by_value() -> None:
+    one, other = np.zeros(5000), np.zeros(5000)
+    other[2500] = 1
+    assert copying.fingerprint((one, "x")) != copying.fingerprint((other, "x"))
+    assert copying.fingerprint({"n": np.int64(5)}) == copying.fingerprint({"n": 5})
+
+
 def test_recited_text_is_found() -> None:
     source = sentences(120, 1)
     honest, recited = measures(texts(sentences(60, 3))), measures(texts([s[20:140] for s in source[:60]]))

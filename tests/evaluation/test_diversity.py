@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evaluate_fakes import sentences, table, table_rows, texts
+from evaluate_fakes import as_items, sentences, table, table_rows, texts
 
 from morphogen.evaluation import diversity
 
@@ -40,6 +40,18 @@ def test_columns_metric_has_a_floor_and_names_the_worst() -> None:
     got = {m.name: m for m in diversity.columns(table(rows))}
     assert got["columns"].floor is not None and got["columns"].high < got["columns"].floor and "Least alike: x" in got["columns"].line
     assert got["columns"].low <= got["columns"].value <= got["columns"].high
+
+
+def test_columns_that_do_not_vary_have_no_relations() -> None:
+    rows = [{"x": 1.0, "y": 2.0, "word": "a"}] * 60
+    got = {m.name: m for m in diversity.columns(table(rows, train=as_items(rows), heldout=as_items(rows)))}
+    assert set(got) == {"columns"} and got["columns"].value == 1
+
+
+def test_as_many_outputs_as_real_items_are_told_apart() -> None:
+    words = lambda n, seed: [f"word{i}" for i in np.random.default_rng(seed).integers(0, 100, n)]
+    got = diversity.unique(texts(words(500, 3), train=as_items(words(60, 1)), heldout=as_items(words(50, 2))))[0]
+    assert got.n == 110 and got.floor == pytest.approx(got.value, abs=0.15)
 
 
 def test_wording_sees_repetition_and_made_up_words() -> None:

@@ -70,4 +70,27 @@ def test_compare_knows_which_way_is_better(better: str, target: float, ours: flo
 @given(st.lists(st.booleans(), min_size=1, max_size=60))
 def test_share_is_inside_its_interval(hits: list[bool]) -> None:
     got = share(np.array(hits))
-    assert 0 <= got.low <= got.value + 1e-12 and got.value <= got.high + 1e-12 and got.high <= 1
+    assert 0 <= got.low <= got.value <= got.high <= 1
+
+
+def test_nobody_can_say_without_an_interval_and_infinity_loses() -> None:
+    bare = Metric(name="m", value=0.6)
+    assert bare.compare(Interval(0.59)) == 0 and bare.compare(Interval(0.59, 0.58, 0.6)) == 0
+    bits = Metric(name="bits per byte", value=math.inf, better="lower")
+    assert bits.compare(Interval(2.0, 1.9, 2.1)) == -1 and bits.compare(Interval(math.inf)) == 0
+    assert Metric(name="m", value=math.nan).compare(Interval(1.0, 0.9, 1.1)) == 0
+
+
+def test_sets_wholly_apart_still_have_an_interval() -> None:
+    few, many = auc(np.arange(5.0) + 9, np.arange(9.0)), auc(np.arange(500.0), np.arange(500.0) - 999)
+    assert few.value == many.value == few.high == many.high == 1 and few.low == pytest.approx(0.566, abs=0.001) and many.low > 0.99
+    assert auc(np.arange(9.0), np.arange(5.0) + 9)[:2] == (0, 0) and auc(np.arange(9.0), np.arange(5.0) + 9).high > 0.4
+
+
+def test_a_centred_bootstrap_leaves_out_the_noise_it_adds() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(200, 40)), rng.normal(size=(200, 40))
+    gap = lambda x, y: float(np.abs(x.mean(0) - y.mean(0)).mean())
+    plain, centred = bootstrap(gap, a, b, paired=False), bootstrap(gap, a, b, paired=False, centred=True)
+    assert centred.high - centred.value == pytest.approx(centred.value - centred.low)
+    assert centred.high - centred.low < 0.8 * (plain.high - plain.low)

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from evaluate_fakes import RowCodec, SmallerCodec, as_items, blobs, table, table_rows, vectors
+from evaluate_fakes import RowCodec, SmallerCodec, VectorCodec, as_items, blobs, table, table_rows, vectors
 
-from morphogen.evaluation import quality
-from morphogen.evaluation.evidence import Scaler, TableCoder
+from morphogen.contracts import Item
+from morphogen.evaluation import quality, rules
+from morphogen.evaluation.evidence import Scaler, TableCoder, featurise
 from morphogen.evaluation.neighbours import nearest, radii
 
 
@@ -162,3 +164,53 @@ def test_a_size_the_codec_was_told_to_make_breaks_no_rule() -> None:
     whole = vectors(blobs(40, 3))
     assert quality.legal(replace(whole, generated=blobs(40, 3, dims=4)))[0].value == 0
     assert not quality.legal(replace(whole, codec=SmallerCodec(), generated=blobs(40, 3, dims=4)))
+
+
+def test_a_table_of_names_alone_has_no_rules() -> None:
+    rows = [{"id": f"p{i}"} for i in range(120)]
+    evidence = table(rows[:40], train=as_items(rows), heldout=as_items(rows[80:]))
+    assert quality.legal(replace(evidence, codec=VectorCodec())) == []
+
+
+def test_decimals_of_large_numbers_are_seen() -> None:
+    assert rules._decimals(np.array([2e9 + 0.5, 3e9])) == 1 and rules._decimals(np.array([0.1 + 0.2, 1e7 + 0.7])) == 1
+    assert rules._decimals(np.array([2e15, -3.0])) == 0
+
+
+@pytest.mark.parametrize(("asked", "said"), [((9.0, 9.0), ""), ((9.0, 11.0), "explains 0% of what was asked")])
+def test_a_number_that_is_not_followed_is_said_plainly(asked: tuple[float, float], said: str) -> None:
+    items = lambda seed: [Item(x, {"first": float(x[0])}, str(i)) for i, x in enumerate(blobs(60, seed))]
+    wishes = [{"first": asked[i % 2]} for i in range(40)]
+    got = quality.agreement(vectors(blobs(40, 3), train=items(1), heldout=items(2), asked=wishes, conditions={"first": "number"}))
+    assert len(got) == bool(said) and all(said in m.line for m in got)
+
+
+class Listing(list):
+    """Counts the items that are made."""
+
+    made = 0
+
+    def __getitem__(self, i: Any) -> Any:
+        self.made += 1
+        return super().__getitem__(i)
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+
+def test_only_the_items_looked_at_are_made() -> None:
+    evidence = vectors(blobs(60, 9), train=Listing(as_items(blobs(200, 1))), limit=30)
+    assert len(evidence.raws("train")) == evidence.train.made == 30  # type: ignore[attr-defined]
+
+
+def test_features_are_taken_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(VectorCodec):
+        most = 0
+
+        def features(self, raws: Any) -> np.ndarray:
+            self.most = max(self.most, len(raws))
+            return super().features(raws)
+
+    codec, raws = Counting(), blobs(95, 1)
+    monkeypatch.setattr("morphogen.evaluation.evidence.PART", 30)
+    assert np.array_equal(featurise(codec, raws), np.stack(raws)) and codec.most == 30

@@ -9,6 +9,7 @@ from evaluate_fakes import as_items, blobs, table, table_rows, vectors
 
 from morphogen.errors import UsageError
 from morphogen.evaluation import suite
+from morphogen.evaluation.metric import Interval, Metric, measured, share
 
 FAST = ("prdc", "frechet", "likelihood", "legal", "copying")
 
@@ -97,3 +98,29 @@ def test_every_registered_metric_exists() -> None:
 
     for name in registry.METRICS:
         assert callable(registry.resolve("metric", name))
+
+
+def _exact(own: tuple[int, int], held: tuple[int, int]) -> dict[str, Metric]:
+    of = lambda hits, n: share(np.arange(n) < hits)
+    return {"exact copies": measured("exact copies", of(*own), floor=of(*held), better="lower"),
+            "nearest distance": measured("nearest distance", Interval(1.0, 0.9, 1.1), floor=Interval(1.0), better="near", target=1.0)}
+
+
+def test_a_few_equal_items_are_copying_only_beyond_chance() -> None:
+    assert suite.copy_finding(_exact((1, 60), (0, 60)))[0] == 0, "held-out items do as much in one of three draws"
+    assert suite.copy_finding(_exact((10, 300), (0, 300)))[0] == 2 and suite.copy_finding(_exact((50, 300), (45, 300)))[0] == 0
+    said = suite._not_copied(_exact((1, 60), (0, 60)))
+    assert "No sure sign of copying" in said and "1.7% equal one exactly" in said
+    assert "No sign of copying" in suite._not_copied(_exact((2, 60), (2, 60)))
+
+
+def test_an_honest_model_is_seldom_accused() -> None:
+    rng, accused = np.random.default_rng(0), 0
+    for _ in range(200):
+        own, held = (int(x) for x in rng.binomial(60, 0.017, 2))
+        accused += suite.copy_finding(_exact((own, 60), (held, 60)))[0] == 2
+    assert accused <= 5
+
+
+def test_one_item_is_one() -> None:
+    assert "there is only 1 held-out item," in suite.evaluate(vectors(blobs(60, 9), n=1), only=("prdc",)).verdict

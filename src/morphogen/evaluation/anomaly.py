@@ -149,10 +149,10 @@ def _mix(a: Any, b: Any, space: Space, rng: np.random.Generator) -> Any:
         return {name: b[name] if name in chosen else a[name] for name in names}
     axis, n = (0, min(len(a), len(b))) if isinstance(space, Tokens) else (a.ndim - 1, a.shape[-1])
     if isinstance(space, Tokens) and space.end is not None:
-        n = max(1, n - 1)
-    start = int(rng.integers(0, max(1, n - n // 2 + 1)))
-    out = np.array(a)
-    where = (slice(None),) * axis + (slice(start, start + max(1, n // 2)),)
+        n -= 1  # the end stays where it is
+    out, half = np.array(a), min(n, max(1, n // 2))
+    start = int(rng.integers(0, max(0, n - half) + 1))
+    where = (slice(None),) * axis + (slice(start, start + half),)
     out[where] = b[where]
     return out
 

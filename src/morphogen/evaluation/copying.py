@@ -45,8 +45,13 @@ def fingerprint(raw: Raw, codec: Any = None) -> str:
     elif isinstance(raw, str):
         data = raw.strip().encode("utf-8", "surrogatepass")
     else:
-        data = json.dumps(raw, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
+        data = json.dumps(raw, sort_keys=True, default=_plain).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    # numpy prints long arrays with dots, so that different ones would look equal, and its numbers in quotes
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def nearness(evidence: Evidence) -> tuple[Nearness, np.ndarray]:

@@ -29,9 +29,10 @@ def unique(evidence: Evidence) -> list[Metric]:
     first = evidence.train[0].raw
     if not isinstance(first, str | bytes | tuple) and not isinstance(getattr(evidence.codec, "space", None), Tokens):
         return []
-    n = len(evidence.rows(MODEL))
+    real_items = [*evidence.raws(HELD), *evidence.raws(TRAIN)]
+    n = min(len(evidence.rows(MODEL)), len(real_items))  # of more items fewer are new
     sets = {name: evidence.raws(name)[:n] for name in (MODEL, *evidence.baselines)}
-    sets[HELD] = [*evidence.raws(HELD), *evidence.raws(TRAIN)][:n]
+    sets[HELD] = real_items[:n]
     firsts = {name: _first(raws, evidence.codec) for name, raws in sets.items()}
     own, real = share(firsts.pop(MODEL)), firsts.pop(HELD)
     line = f"{own.value:.1%} of {n:,} outputs are different from each other (of as many real items {float(np.mean(real)):.1%})."
@@ -166,11 +167,11 @@ def columns(evidence: Evidence) -> list[Metric]:
         for which in (MODEL, TRAIN, *evidence.baselines):
             fake = coder.matrix(evidence.raws(which))[:n]
             measure = lambda a, b, f=fn: float(np.mean(f(a, b, numeric)))
-            # resampling rows adds noise that lowers likeness: keep the width, put it around the value
-            spread = bootstrap(measure, real, fake, times=times, seed=evidence.seed, paired=False)
-            draws = (spread.high - spread.low) / 2
-            results[which] = Interval(spread.value, max(0.0, spread.value - draws), min(1.0, spread.value + draws))
+            spread = bootstrap(measure, real, fake, times=times, seed=evidence.seed, paired=False, centred=True)
+            results[which] = Interval(spread.value, *np.clip(spread[1:], 0.0, 1.0).tolist())
         own, floor = results.pop(MODEL), results.pop(TRAIN)
+        if not math.isfinite(own.value):  # no two columns vary
+            continue
         worst = ""
         if name == "columns":
             each = column_shapes(real, coder.matrix(evidence.raws(MODEL))[:n], numeric)

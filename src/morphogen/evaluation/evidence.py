@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import datetime
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from morphogen.contracts import Item, Raw
 from morphogen.errors import UsageError
 from morphogen.spaces import Record
 
+PART = 500  # arrays whose features are taken at once: of pictures of 64 a side each holds 0.8 MB while it lasts
 DIMS = 64  # beyond this, distances in a feature space of so few points say little
 TRAIN, HELD, MODEL = "train", "held-out", "generated"
 
@@ -71,20 +72,24 @@ class Evidence:
         """Random numbers of one purpose: adding a metric does not change another's."""
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
-    def _all(self, name: str) -> list[Raw]:
+    def _of(self, name: str, rows: Iterable[int]) -> Iterator[Raw]:
+        """Raw items of a set at these places; items may be made when they are asked for, so no others are."""
         if name in (TRAIN, HELD):
-            return [item.raw for item in (self.train if name == TRAIN else self.heldout)]
-        return list(self.generated if name == MODEL else self.baselines[name])
+            items = self.train if name == TRAIN else self.heldout
+            return (items[i].raw for i in rows)
+        raws = self.generated if name == MODEL else self.baselines[name]
+        return (raws[i] for i in rows)
+
+    def _size(self, name: str) -> int:
+        return len({TRAIN: self.train, HELD: self.heldout, MODEL: self.generated}.get(name, self.baselines.get(name, ())))
 
     def rows(self, name: str) -> np.ndarray:
         """Which items of a set are looked at: a seeded random order, cut at `limit`."""
-        n = len({TRAIN: self.train, HELD: self.heldout, MODEL: self.generated}.get(name, self.baselines.get(name, ())))
-        return self.rng(f"rows.{name}").permutation(n)[: self.limit]
+        return self.rng(f"rows.{name}").permutation(self._size(name))[: self.limit]
 
     def raws(self, name: str) -> list[Raw]:
         """The raw items of `rows`."""
-        everything = self._all(name)
-        return [everything[i] for i in self.rows(name)]
+        return list(self._of(name, self.rows(name).tolist()))
 
     def conds(self, name: str) -> list[dict[str, Any]]:
         """The conditions of `rows`: what was said of real items, what was asked of generated ones."""
@@ -147,7 +152,8 @@ class Evidence:
         if self.coder is not None:
             return "the table's own columns"
         small = isinstance(first, np.ndarray) and first.size <= 1024 and first.dtype.kind in "biuf"
-        if small and all(np.shape(r) == first.shape for name in (TRAIN, HELD, MODEL, *self.baselines) for r in self._all(name)):
+        sets = (TRAIN, HELD, MODEL, *self.baselines)
+        if small and all(np.shape(r) == first.shape for name in sets for r in self._of(name, range(self._size(name)))):
             return "raw values"
         return getattr(self.codec, "feature_name", "features") if self.features(TRAIN).shape[1] <= 1024 else self.scaler.name
 
@@ -244,11 +250,13 @@ class TableCoder:
 
 
 def featurise(codec: Any, raws: Sequence[Raw]) -> np.ndarray:
-    """(N, D) finite float64 features of raw items."""
+    """(N, D) finite float64 features of raw items; arrays part by part, small items at once, so that codecs can use all cores."""
     if not len(raws):
         return np.zeros((0, 1))
-    out = np.asarray(codec.features(list(raws)), dtype=np.float64).reshape(len(raws), -1)
-    return np.nan_to_num(out, nan=0.0, posinf=1e6, neginf=-1e6)
+    step = PART if isinstance(raws[0], np.ndarray) else len(raws)
+    parts = [list(raws[i : i + step]) for i in range(0, len(raws), step)]
+    out = np.concatenate([np.asarray(codec.features(part), dtype=np.float64).reshape(len(part), -1) for part in parts])
+    return np.nan_to_num(out, copy=False, nan=0.0, posinf=1e6, neginf=-1e6)
 
 
 def as_number(value: Any) -> float:

@@ -24,7 +24,8 @@ class Metric:
     """One number about the generated data, with what is needed to judge it.
 
     `floor` is the same measure of real against real: nobody can do better than that on average. `baseline` is the best
-    classical family's value. `others` holds all baselines with their intervals; it is for verdicts and not written.
+    classical family's value. `others` and `real` hold all baselines and the floor with their intervals; they are for verdicts
+    and not written.
     """
 
     name: str
@@ -44,6 +45,8 @@ class Metric:
     line: str = ""
     "What the number says, in plain words."
     others: dict[str, Interval] = field(default_factory=dict, compare=False, repr=False)
+    real: Interval | None = field(default=None, compare=False, repr=False)
+    "The floor with its interval."
 
     @property
     def interval(self) -> Interval:
@@ -60,10 +63,10 @@ class Metric:
         Two intervals differ at 95 % when the gap exceeds the root sum of squares of their half widths.
         """
         gap = self.distance(other.value) - self.distance(self.value)
-        width = math.hypot(_half(self.interval), _half(other))
-        if not math.isfinite(gap) or abs(gap) <= (width if math.isfinite(width) else 0.0):
-            return 0
-        return 1 if gap > 0 else -1
+        # what is infinitely bad loses, whatever its interval; where an interval is missing nobody can say
+        if math.isinf(gap) or abs(gap) > math.hypot(_half(self.interval), _half(other)):
+            return 1 if gap > 0 else -1
+        return 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what is not a finite number becomes null."""
@@ -86,7 +89,7 @@ def measured(name: str, own: Interval, *, floor: Interval | None = None, others:
     """A Metric that names the best of `others` as its baseline."""
     others = {k: v for k, v in (others or {}).items() if math.isfinite(v.value)}
     real = floor.value if floor and math.isfinite(floor.value) else None
-    metric = Metric(name=name, value=own.value, low=own.low, high=own.high, floor=real, others=others, **rest)
+    metric = Metric(name=name, value=own.value, low=own.low, high=own.high, floor=real, others=others, real=floor, **rest)
     if not others:
         return metric
     best = min(others, key=lambda k: metric.distance(others[k].value))
@@ -94,10 +97,13 @@ def measured(name: str, own: Interval, *, floor: Interval | None = None, others:
 
 
 # ------------------------------------------------------------------ intervals
-def bootstrap(fn: Callable[..., float], *arrays: np.ndarray, times: int = 200, seed: int = 0, paired: bool = True) -> Interval:
+def bootstrap(
+    fn: Callable[..., float], *arrays: np.ndarray, times: int = 200, seed: int = 0, paired: bool = True, centred: bool = False
+) -> Interval:
     """The 95 % percentile interval of `fn(*arrays)` by resampling rows (Efron 1979).
 
     `paired`: the arrays are columns of the same rows and are resampled together; otherwise each for itself.
+    `centred`: as wide, but around the value: for likenesses, which the noise that resampling adds lowers.
     """
     rng = np.random.default_rng([seed, 7])
     value = float(fn(*arrays))
@@ -111,6 +117,8 @@ def bootstrap(fn: Callable[..., float], *arrays: np.ndarray, times: int = 200, s
     if len(finite) < times // 2:
         return Interval(value)
     low, high = np.percentile(finite, [2.5, 97.5])
+    if centred:
+        return Interval(value, value - float(high - low) / 2, value + float(high - low) / 2)
     return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
@@ -122,7 +130,7 @@ def share(hits: np.ndarray) -> Interval:
     p, z = float(np.mean(hits)), Z95
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Interval(p, max(0.0, middle - half), min(1.0, middle + half))
+    return Interval(p, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)))  # rounding must not leave p outside
 
 
 def mean(x: np.ndarray) -> Interval:
@@ -134,7 +142,10 @@ def mean(x: np.ndarray) -> Interval:
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> Interval:
-    """Area under the ROC curve of two sets of scores, with the interval of DeLong, DeLong and Clarke-Pearson (1988)."""
+    """Area under the ROC curve of two sets of scores, with the interval of DeLong, DeLong and Clarke-Pearson (1988).
+
+    Where the sets are wholly apart, which leaves nothing to take a spread of, Wilson's for the smaller set.
+    """
     def placements(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         b = np.sort(b)
         return (np.searchsorted(b, a, "left") + np.searchsorted(b, a, "right")) / (2 * len(b))
@@ -143,5 +154,7 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> Interval:
     value = float(p.mean())
     if min(len(p), len(q)) < 2:
         return Interval(value)
+    if value in (0.0, 1.0):  # nothing varies, and the interval would be a point: Wilson's, as of the smaller set's rows
+        return share(np.full(min(len(p), len(q)), value > 0.5))
     half = Z95 * math.sqrt(p.var(ddof=1) / len(p) + q.var(ddof=1) / len(q))
     return Interval(value, max(0.0, value - half), min(1.0, value + half))

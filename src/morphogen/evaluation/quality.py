@@ -197,7 +197,10 @@ def agreement(evidence: Evidence) -> list[Metric]:
         rivals = {name: task.data(name) for name in evidence.baselines}
         others = {name: rate(d) for name, d in rivals.items() if len(d.y) >= 10}
         mine, floor = rate(own), rate(test)
-        line = f"the {task.what} read off generated items explains {mine.value:.0%} of what was asked; of real items {floor.value:.0%}."
+        if not math.isfinite(mine.value + floor.value):  # one number was asked of all: nothing to explain
+            continue
+        told, real = max(0.0, mine.value), max(0.0, floor.value)  # R² is below 0 where a guess is worse than the mean
+        line = f"the {task.what} read off generated items explains {told:.0%} of what was asked; of real items {real:.0%}."
         if task.kind == "class":
             line = f"{mine.value:.0%} of generated items are recognised as the {task.what} asked for; of real items {floor.value:.0%}."
         out.append(measured(f"agreement:{task.name}", mine, floor=floor, others=others, n=len(own.y), feature=task.view, line=line,
@@ -213,12 +216,14 @@ def legal(evidence: Evidence) -> list[Metric]:
         return []
     results = {name: rules.kept(evidence, name) for name in (MODEL, HELD, *evidence.baselines)}
     own = results.pop(MODEL)
-    whole = {name: share(np.all(list(kept.values()), axis=0)) for name, kept in results.items()}
+    if not own:  # a table of names alone, checks that found nothing to say
+        return []
+    whole = {name: share(np.all(list(kept.values()), axis=0)) for name, kept in results.items() if kept}
     all_kept = share(np.all(list(own.values()), axis=0))
     worst = sorted((float(v.mean()), k) for k, v in own.items() if not v.all())[:3]
     line = f"{all_kept.value:.1%} of outputs keep " + (f"all {len(own)} rules" if len(own) > 1 else f"the rule '{next(iter(own))}'")
     line += "; most broken: " + ", ".join(f"{k} ({1 - v:.1%})" for v, k in worst) if worst else ""
     judged, drawn = len(next(iter(own.values()))), len(evidence.rows(MODEL))
     line += f" (judged {judged:,} of {drawn:,}: checking takes long)." if judged < drawn else "."
-    return [measured("legal", all_kept, floor=whole.pop(HELD), others=whole, n=judged, split="generated",
+    return [measured("legal", all_kept, floor=whole.pop(HELD, None), others=whole, n=judged, split="generated",
                      feature="rules of the data", line=line)]

@@ -112,7 +112,7 @@ def _shape(raw: np.ndarray) -> tuple[Any, ...]:
 
 def _rounded(v: np.ndarray, decimals: int) -> np.ndarray:
     safe = np.nan_to_num(v, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.abs(safe - np.round(safe, decimals)) <= 1e-9 * np.maximum(1.0, np.abs(safe))
+    return np.abs(safe - np.round(safe, decimals)) <= np.maximum(1e-9, 4 * np.spacing(np.abs(safe)))
 
 
 def _decimals(v: np.ndarray) -> int:

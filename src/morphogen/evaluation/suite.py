@@ -86,7 +86,8 @@ def judge(evidence: Evidence, metrics: list[Metric], closest: list[Pair], notes:
 def _too_few(found: Result, evidence: Evidence) -> Result:
     held, made = len(evidence.heldout), len(evidence.generated)
     what = f"{held} held-out item{'s' * (held != 1)}" if held < FEW else f"{made} generated item{'s' * (made != 1)}"
-    verdict = f"Too few to say: there are only {what}, and below {FEW} the figures vary more than models do. Look at the samples."
+    there = "there is only" if what.startswith("1 ") else "there are only"
+    verdict = f"Too few to say: {there} {what}, and below {FEW} the figures vary more than models do. Look at the samples."
     advice = []
     if held < FEW:
         total = len(evidence.train) + held
@@ -192,7 +193,8 @@ def _closeness(metrics: list[Metric], name: str) -> float:
 def copy_finding(by_name: dict[str, Metric]) -> tuple[int, str]:
     """(2 copies, 1 leans on the training items, 0 neither; what was found), beyond chance only."""
     exact, near, close, run = (by_name.get(k) for k in ("exact copies", "nearest distance", "too close", "copied run"))
-    if exact and exact.floor is not None and exact.low > max(exact.floor * 1.5, 0.002):
+    # held-out items equal training items too, now and then: their share is as unsure as that of the outputs
+    if exact and exact.real and exact.low > max(exact.real.value * 1.5, 0.002) and exact.compare(exact.real) < 0:
         return 2, f"It copies: {exact.value:.1%} of outputs equal a training item exactly (held-out items: {exact.floor:.1%})."
     if run and run.floor is not None and run.low > max(2 * run.floor, 40):
         said = f"one text in twenty repeats {run.value:.0f} characters or more of a training text (held-out: {run.floor:.0f})"
@@ -208,8 +210,12 @@ def copy_finding(by_name: dict[str, Metric]) -> tuple[int, str]:
 
 def _not_copied(by_name: dict[str, Metric]) -> str:
     near, exact = by_name.get("nearest distance"), by_name.get("exact copies")
+    more = exact and exact.value > (exact.floor or 0)
     if near:
-        return f"No sign of copying: outputs keep {near.value:.2f} times the distance to training items that real new items keep."
+        sure = "sure " if more or near.value < LEAN else ""
+        also = f"; {exact.value:.1%} equal one exactly, of real new items {exact.floor or 0:.1%}" if exact and more else ""
+        kept = f"outputs keep {near.value:.2f} times the distance to training items that real new items keep"
+        return f"No {sure}sign of copying: {kept}{also}."
     if exact:
         return f"Exact copies: {exact.value:.1%}, of held-out items {exact.floor or 0:.1%}."
     return ""

@@ -27,10 +27,10 @@ class Yardstick:
             raise DataError("there are no training items to compare with", remedy="put the data of the run back")
         order = np.random.default_rng([seed, 11]).permutation(len(train))[:MOST]
         self.codec, self.order, self.held = codec, np.sort(order), list(held)
-        self.features = featurise(codec, [train[i] for i in self.order])
-        fitted = self.features if len(order) <= FITTED else self.features[np.argsort(order)[:FITTED]]
+        features = featurise(codec, [train[i] for i in self.order])
+        fitted = features if len(order) <= FITTED else features[np.argsort(order)[:FITTED]]
         self.scaler = Scaler.fit(fitted, getattr(codec, "feature_name", "features"), seed)
-        self.searched = self.scaler(self.features)
+        self.searched = self.scaler(features)
         points = self.scaler(featurise(codec, held)) if len(held) else np.zeros((0, 1))
         self.distances = np.sort(closest(points, self.searched, 1)[0][:, 0]) if len(held) else np.zeros(0)
         own = self.distances if len(held) >= ENOUGH else self._among_themselves()

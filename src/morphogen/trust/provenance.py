@@ -66,7 +66,7 @@ def read(path: Path) -> dict[str, Any]:
                 return _object(body[len(KEYWORD) + 5 :], path)
     elif sidecar(path).is_file() and path.is_file():
         facts = _checked(read_json(sidecar(path)), path)
-        if facts.pop("sha256", None) != hashlib.sha256(path.read_bytes()).hexdigest():
+        if facts.pop("sha256", None) != hash_file(path):
             raise FormatError("the file was changed after it was made", where=path, remedy="its provenance no longer applies")
         return facts
     raise FormatError("no provenance found", where=path, remedy="only files written by morphogen generate carry it")
@@ -136,5 +136,5 @@ def hash_data(files: tuple[Path, ...], root: Path, known: Mapping[Path, bytes] =
     digest = hashlib.sha256()
     for file in files:
         own = known[file].hex() if file in known else hash_file(file)
-        digest.update(f"{file.relative_to(root).as_posix()}\0{own}\n".encode())
+        digest.update(f"{file.relative_to(root).as_posix()}\0{own}\n".encode("utf-8", "surrogateescape"))  # a name may be any bytes
     return digest.hexdigest()
