@@ -272,6 +272,20 @@ def test_a_merge_that_changes_outputs_is_refused_and_undone() -> None:
     assert any(isinstance(m, LowRank) for m in family.modules()) and adapters_of(family).name() == "default"
 
 
+def test_a_merge_that_is_interrupted_is_undone() -> None:
+    family, calls = adapt(text(), LoRAConfig(rank=2)), []
+
+    def check(_: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return torch.zeros(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(family, check)
+    assert any(isinstance(m, LowRank) for m in family.modules()) and adapters_of(family).name() == "default"
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(UsageError, match="no Linear or convolution 'q_prj'.*q_proj"):
         adapt(text(), LoRAConfig(targets=("q_prj",)))

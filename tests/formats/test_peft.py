@@ -153,7 +153,9 @@ def written(folder: Path, **config: Any) -> Path:
     ({"peft_type": "IA3"}, "kind IA3"), ({"layer_replication": [[0, 1]]}, "replicated layers"), ({"new_thing": 3}, "the option new_thing"),
     ({"init_lora_weights": "pissa_niter_4"}, "changed base weights"), ({"r": 5}, "has rank 2, the config says 5"),
     ({"alpha_pattern": {"(q|k)": 3}}, "is an expression"), ({"r": "8"}, "r = \"8\" is not valid"),
-    ({"lora_bias": True}, "biases in lora_B"),
+    ({"lora_bias": True}, "biases in lora_B"), ({"lora_alpha": None}, "lora_alpha = null is not valid"),
+    ({"lora_alpha": float("nan")}, "lora_alpha = NaN is not valid"), ({"alpha_pattern": {"q": "x"}}, "q = \"x\" is not valid"),
+    ({"lora_dropout": "x"}, "lora_dropout = \"x\" is not valid"),
 ])
 def test_what_is_not_supported_is_refused_by_name(tmp_path: Path, config: dict[str, Any], words: str) -> None:
     with pytest.raises(FormatError, match=words.replace("(", r"\(")) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ def test_hf_folder_is_transformers(llama: tuple[Path, Any], tmp_path: Path) -> N
     assert list(theirs) == load(tmp_path / "out").prompt_of(messages)
     with pytest.raises(UsageError, match="exists"):
         morphogen.export(llama[0], tmp_path / "out")
+
+
+def test_how_a_model_wants_to_be_drawn_goes_along(llama: tuple[Path, Any], tmp_path: Path) -> None:
+    shutil.copytree(llama[0], tmp_path / "base")
+    wishes = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "eos_token_id": 1}
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(wishes))
+    morphogen.export(tmp_path / "base", tmp_path / "out", format="hf")
+    assert load(tmp_path / "out").source.defaults == {"temperature": 0.7, "top_p": 0.9}
 
 
 @pytest.mark.parametrize(("quantise", "kl"), [("f32", 1e-8), ("f16", 1e-4), ("q8_0", 0.01)])

@@ -14,7 +14,7 @@ import morphogen
 from morphogen.errors import DataError, FormatError, UsageError
 from morphogen.families.autoregressive import Autoregressive, AutoregressiveConfig, shifted
 from morphogen.formats.peft import Adapter
-from morphogen.language.lessons import Ids, grouped, prepare, read_lessons
+from morphogen.language.lessons import Ids, grouped, prepare, read_lessons, rows_of
 from morphogen.language.source import open_source
 from morphogen.language.tuning import fused
 from morphogen.model import Model
@@ -195,6 +195,13 @@ def test_rows_of_all_kinds(llama: tuple[Path, Any], tmp_path: Path) -> None:
     assert all(item.raw[-1] == lessons.space.end and item.given[-1] for item in lessons.items)
 
 
+def test_a_line_that_is_too_long_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("morphogen.language.lessons.LARGEST_LINE", 64)
+    rows = [{"text": "a"}, {"text": "b" * 200}, {"text": "c"}]
+    found = [*rows_of(write(tmp_path / "rows.jsonl", rows))]
+    assert found == [("rows.jsonl, line 1", rows[0]), ("rows.jsonl, line 2", None), ("rows.jsonl, line 3", rows[2])]
+
+
 def test_long_rows(llama: tuple[Path, Any]) -> None:
     source = open_source(llama[0])
     long = "the quick brown fox " * 60
@@ -239,8 +246,9 @@ def test_what_cannot_be_tuned(llama: tuple[Path, Any], bert: tuple[Path, Any], d
 def test_matrices_that_others_hold_as_one() -> None:
     draw = torch.Generator().manual_seed(0)
     pairs = {n: (torch.randn(2, 6, generator=draw), torch.randn(rows, 2, generator=draw)) for n, rows in (("q", 4), ("k", 3), ("o", 5))}
-    adapter = Adapter(pairs, {"q": 4.0, "k": 6.0, "o": 8.0})
-    out = fused(adapter, {"qk": [("q", 4), ("k", 3)], "o": [("o", 5)]})
-    assert set(out.pairs) == {"qk", "o"} and out.alpha["o"] == 8.0
     delta = lambda a, name: a.scale(name) * a.pairs[name][1] @ a.pairs[name][0]
-    assert torch.allclose(delta(out, "qk"), torch.cat([delta(adapter, "q"), delta(adapter, "k")]), atol=1e-5)
+    for alpha in (4.0, 0.0):
+        adapter = Adapter(pairs, {"q": alpha, "k": 6.0, "o": 8.0})
+        out = fused(adapter, {"qk": [("q", 4), ("k", 3)], "o": [("o", 5)]})
+        assert set(out.pairs) == {"qk", "o"} and out.alpha["o"] == 8.0
+        assert torch.allclose(delta(out, "qk"), torch.cat([delta(adapter, "q"), delta(adapter, "k")]), atol=1e-5)

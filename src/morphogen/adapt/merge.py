@@ -25,7 +25,7 @@ def merge(family: F, check: Batch | Callable[[F], Any], *, name: str | None = No
     `check`: a batch, or a function that runs the family and returns what it gives (logits). While it runs, every merged layer is
     compared with its wrapper on the wrapper's own inputs; then the results of the whole are compared. `family.merge_difference`
     is the largest difference found. `untie`: a matrix shared by several modules is copied before one of them is changed.
-    Raises UsageError for a tied matrix, FormatError when outputs differ by more than `tolerance`; the family is then unchanged.
+    Raises UsageError for a tied matrix, FormatError when outputs differ by more than `tolerance`; after any error the family is unchanged.
     """
     adapters = adapters_of(family)
     name = name or adapters.name()
@@ -38,15 +38,17 @@ def merge(family: F, check: Batch | Callable[[F], Any], *, name: str | None = No
     try:
         with torch.no_grad(), using(family, name):
             worst, before = _watched(family, merged, lambda: run(family, check))
-            for place, module in merged:
-                place.put(module)
-            after = run(family, check)
-            worst = max(worst, _difference(before, after))
-            if not worst <= tolerance:
+            try:
+                for place, module in merged:
+                    place.put(module)
+                worst = max(worst, _difference(before, run(family, check)))
+                if not worst <= tolerance:
+                    raise FormatError(f"merged weights give other outputs (difference {worst:.2g}, allowed {tolerance:g})",
+                                      remedy="keep the adapter beside the model, or turn the weights to float32 first")
+            except BaseException:  # an interrupt too
                 for place, _ in merged:
                     place.put(place.module)
-                raise FormatError(f"merged weights give other outputs (difference {worst:.2g}, allowed {tolerance:g})",
-                                  remedy="keep the adapter beside the model, or turn the weights to float32 first")
+                raise
     finally:
         for module, training in was.items():
             module.training = training

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from morphogen.engine.cache import Run, SlotCache
+from morphogen.errors import UsageError
 from morphogen.sampling.lookup import MOST, Lookup, accept
 
 CHUNK = 256  # rows of a prompt read in one step: enough to be worth a matrix product, few enough that others do not wait long
@@ -81,13 +82,18 @@ class Sequence_:
 class Engine:
     """Runs a causal net over many sequences. `slots`: how many at a time; `limit`: positions each may have.
 
-    `adapting(name)`: opens the adapter of that name around a forward; sequences of one step share one.
+    `adapting(name)`: opens the adapter of that name around a forward; sequences of one step share one. `near`: up to here
+    positions turn alike in all texts; past it as far as the step's last position reaches, so such texts go through it alone.
+    `again`: a text that gets past it is read anew from its beginning, as transformers does.
     """
 
     def __init__(self, net: nn.Module, *, slots: int = 1, limit: int = 1 << 20, dtype: torch.dtype = torch.float32,
                  adapting: Callable[[str | None], AbstractContextManager[object]] | None = None) -> None:
         self.net, self.slots, self.limit = net, slots, limit
         self.cache = SlotCache(slots, limit, dtype)
+        rotary = getattr(getattr(net, "architecture", None), "rotary", None)
+        self.near = rotary.original if rotary is not None and rotary.kind in ("dynamic", "longrope") else 1 << 62
+        self.again = rotary is not None and rotary.kind == "longrope"
         self.adapting = adapting or (lambda name: nullcontext())
 
     def run(self, sequences: Iterable[Sequence_]) -> Generator[tuple[Sequence_, list[int]], None, None]:
@@ -96,17 +102,24 @@ class Engine:
         Closing the iterator cancels everything. A sequence's text depends on nothing but itself and `slots`.
         """
         waiting, free, active = deque(sequences), list(range(self.slots)), {}
+        if waiting and not free:
+            raise UsageError(f"{self.slots} slots for {len(waiting)} sequences", remedy="give at least one")
         while waiting or active:
             while waiting and free:
                 active[free.pop(0)] = waiting.popleft()
-            for adapter in {s.adapter: None for s in active.values()}:
-                chosen = {slot: s for slot, s in active.items() if s.adapter == adapter}
+            together: dict[tuple[str | None, int], dict[int, Sequence_]] = {}
+            for slot, s in active.items():
+                together.setdefault((s.adapter, slot if self._far(s) else -1), {})[slot] = s
+            for (adapter, _), chosen in together.items():
                 for slot, ids in self.step(chosen, adapter):
                     yield chosen[slot], ids
             for slot in [slot for slot, s in active.items() if s.finished]:
                 del active[slot]
                 free.append(slot)
                 free.sort()
+
+    def _far(self, s: Sequence_) -> bool:
+        return len(s.prompt) + s.most > self.near
 
     def step(self, active: dict[int, Sequence_], adapter: str | None = None) -> list[tuple[int, list[int]]]:
         """One forward for all active sequences; what each gained: nothing while a prompt longer than a chunk is read."""
@@ -116,9 +129,12 @@ class Engine:
         wanted: list[int] = []
         plans: list[tuple[int, Sequence_, list[int], int]] = []
         for slot, s in active.items():
-            whole = len(s.ids) - s.read <= CHUNK
-            drafted = s.proposals() if whole and s.new else []
-            feed = s.ids[s.read: s.read + CHUNK] + drafted
+            far = self._far(s)
+            if self.again and s.read <= self.near < len(s.ids):
+                s.read = 0
+            whole = far or len(s.ids) - s.read <= CHUNK
+            drafted = s.proposals() if whole and s.new and not far else []
+            feed = s.ids[s.read: len(s.ids) if far else s.read + CHUNK] + drafted
             runs.append(Run(len(rows), len(rows) + len(feed), slot, s.read))
             asked = 1 + len(drafted) if whole else 0
             wanted += range(len(rows) + len(feed) - asked, len(rows) + len(feed))

@@ -165,10 +165,11 @@ class PackedDecoder(nn.Module):
         """(N, 1, n / 2) complex numbers by which heads turn at positions, of all layers and of those with a window."""
         a = self.architecture
         assert a.rotary is not None
-        if not self.turns or len(self.turns[0]) < extent:
+        turns = self.turns  # another thread may put shorter ones there meanwhile
+        if not turns or len(turns[0]) < extent:
             kinds = [a.rotary] if a.local is None else [a.rotary, a.local]
-            self.turns = [torch.complex(*rotation(torch.arange(extent), a.head_width, r))[:, None] for r in kinds]
-        return [t[at] for t in self.turns]
+            self.turns = turns = [torch.complex(*rotation(torch.arange(extent), a.head_width, r))[:, None] for r in kinds]
+        return [t[at] for t in turns]
 
     def forward(self, x: Tensor, *, cache: SlotCache, at: Tensor) -> Tensor:
         a = self.architecture

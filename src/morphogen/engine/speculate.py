@@ -13,10 +13,13 @@ from morphogen.sampling.choice import Choice, choose_token
 
 
 class Drafter:
-    """Called with all ids so far and how many to guess; keeps what it has read and takes back what did not hold."""
+    """Called with all ids so far and how many to guess; keeps what it has read and takes back what did not hold.
 
-    def __init__(self, engine: Engine, choice: Choice, key: Tensor) -> None:
-        self.engine, self.choice, self.key = engine, choice, key
+    `size`: ids below it are guessed. A model may have more rows than its tokenizer, and the large one fewer than the small.
+    """
+
+    def __init__(self, engine: Engine, choice: Choice, key: Tensor, size: int) -> None:
+        self.engine, self.choice, self.key, self.size = engine, choice, key, size
         self.read: list[int] = []
 
     def __call__(self, ids: list[int], room: int) -> list[int]:
@@ -31,7 +34,7 @@ class Drafter:
             return []
         out: list[int] = []
         for _ in range(room):
-            logits = self._logits([*ids, *out])
+            logits = self._logits([*ids, *out])[:, : self.size]
             out.append(int(choose_token(logits, self.key, len(ids) + len(out), self.choice)))
         return out
 

@@ -56,6 +56,7 @@ GPT2 = {
     "ffn_norm": "ln_2",
 }
 TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+MOST_EXPERTS, MOST_NAMES = 4096, 500_000
 EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
 MIXTRAL = {"ffn_gate_exps": "w1", "ffn_up_exps": "w3", "ffn_down_exps": "w2"}
 
@@ -99,6 +100,8 @@ class GgufWeights(Mapping[str, Tensor]):
         self.where: dict[str, tuple[str, int | None]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name, tensor in gguf.tensors.items():
+            if len(self.where) > MOST_NAMES:  # a name for each row of a stack costs far more than the row
+                raise FormatError(f"more than {MOST_NAMES:,} tensors and experts", where=gguf.path, remedy="the file is damaged or hostile")
             for theirs, row in self._names(name, tensor.shape):
                 shape = tensor.shape[1:] if row is not None else tensor.shape
                 self.where[theirs] = (name, row)
@@ -117,7 +120,7 @@ class GgufWeights(Mapping[str, Tensor]):
             block = blocks_of(self.kind)
             if leaf in block:
                 yield layer_name(self.kind, i, f"{block[leaf]}.{parts[3]}"), None
-            elif leaf in EXPERTS and len(shape) == 3:
+            elif leaf in EXPERTS and len(shape) == 3 and shape[0] <= MOST_EXPERTS:
                 inner = f"block_sparse_moe.experts.{{}}.{MIXTRAL[leaf]}" if self.kind == "mixtral" else f"mlp.experts.{{}}.{EXPERTS[leaf]}"
                 yield from ((layer_name(self.kind, i, f"{inner.format(e)}.{parts[3]}"), e) for e in range(shape[0]))
             else:
@@ -165,7 +168,7 @@ def open_gguf(path: Path) -> tuple[Foreign, dict[str, Any]]:
     gguf = read_gguf(path)
     m = gguf.metadata
     word = m.get("general.architecture")
-    if word not in KINDS:
+    if not isinstance(word, str) or word not in KINDS:
         raise FormatError(f"architecture '{str(word)[:60]}' is not supported in GGUF", where=path, remedy=suggest(str(word), KINDS))
     if m.get("split.count", 0) not in (0, 1):
         raise FormatError("the model is split over several files", where=path, remedy="merge them with llama.cpp's gguf-split")

@@ -125,7 +125,7 @@ def read_peft(folder: Path, to_ours: Rename = _same) -> Adapter:
     tensors = _tensors(folder)
     sides: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, dict[str, Tensor]] = {}
-    kept = list(config.get("modules_to_save") or ())
+    kept = [str(name) for name in config.get("modules_to_save") or ()]
     for key, value in tensors.items():
         name = key.removeprefix(PREFIX)
         path, _, last = name.rpartition(".lora_")
@@ -173,9 +173,17 @@ def _config(folder: Path) -> dict[str, Any]:
     for key, kind in (("r", int), ("lora_alpha", int | float), ("rank_pattern", dict), ("alpha_pattern", dict), ("modules_to_save", list)):
         value = config.get(key)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise FormatError(f"{key} = {json.dumps(value)[:60]} is not valid", where=folder / "adapter_config.json",
-                              remedy="restore the file")
+            raise _invalid(key, value, folder)
+    numbers = [("lora_alpha", config.get("lora_alpha", 8)), *(config.get("alpha_pattern") or {}).items()]
+    for key, value in [*numbers, ("lora_dropout", config.get("lora_dropout") or 0.0)]:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e9:  # NaN too
+            raise _invalid(key, value, folder)
     return config
+
+
+def _invalid(key: str, value: Any, folder: Path) -> FormatError:
+    what = f"{key[:60]} = {json.dumps(value)[:60]} is not valid"
+    return FormatError(what, where=folder / "adapter_config.json", remedy="restore the file")
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ def fused(adapter: Adapter, places: Layout) -> Adapter:
         if len(ours) == 1 and found:
             out.pairs[theirs], out.alpha[theirs] = adapter.pairs[found[0]], adapter.alpha[found[0]]
         elif found:
-            first = adapter.scale(found[0])
+            first = next((scale for scale in map(adapter.scale, found) if scale), 1.0)
             a = torch.cat([adapter.pairs[path][0] for path in found])
             parts, at = [], 0
             for path, rows in ours:  # rows of a matrix that has no pair stay as they are

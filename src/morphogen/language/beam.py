@@ -22,6 +22,8 @@ def beam_search(model: LanguageModel, ids: list[int], drawing: Drawing) -> list[
     """
     if drawing.schema is not None or drawing.regex is not None or drawing.grammar is not None or drawing.adapter is not None:
         raise UsageError("beams cannot follow a grammar or an adapter", remedy="draw, or leave the beams out")
+    if drawing.logit_bias or drawing.choice().looks_back or drawing.best_of or drawing.logprobs:
+        raise UsageError("beams take no logit_bias, penalties, best_of or logprobs", remedy="draw, or leave the beams out")
     if drawing.n > drawing.beams:
         raise UsageError(f"{drawing.n} answers from {drawing.beams} beams", remedy="ask for at least as many beams")
     net, k, eos = model.drawing_net, drawing.beams, set(model.tokenizer.eos)
@@ -58,7 +60,7 @@ def beam_search(model: LanguageModel, ids: list[int], drawing: Drawing) -> list[
             if writer.done(token):
                 break
         writer.flush()
-        ended = bool(tokens) and tokens[-1] in eos
-        out.append(writer.answer("stop" if ended else "length", {"prompt_tokens": len(ids), "tokens": len(tokens), "score": score,
-                                                               "decode_tok_s": len(tokens) / max(time.perf_counter() - began, 1e-9)}))
+        n = len(writer.ids)  # a stop string may stand before the beam's end
+        out.append(writer.answer("length", {"prompt_tokens": len(ids), "tokens": n, "score": score,
+                                            "decode_tok_s": n / max(time.perf_counter() - began, 1e-9)}))
     return out

@@ -126,7 +126,8 @@ class Writer:
     def __init__(self, tokenizer: Tokenizer, drawing: Drawing, key: Tensor, prompt: list[int], constraint: Any = None) -> None:
         self.tokenizer, self.drawing, self.key, self.constraint = tokenizer, drawing, key, constraint
         self.choice, self.stops, self.decoder = drawing.choice(), Stops(drawing.stop), tokenizer.decoder()
-        self.prompt, self.ids, self.text, self.fresh = prompt, [], "", ""
+        self.prompt = [i for i in prompt if i < tokenizer.size]  # what penalties look back at; larger ids are never chosen
+        self.ids, self.text, self.fresh = [], "", ""
         self.noted: list[tuple[int, float, list[tuple[int, float]]]] = []
         self.total = 0.0
         self.stopped = ""
@@ -195,8 +196,11 @@ class Writer:
         if not self.stops.stopped:
             shown, met = self.stops.feed(self.decoder.flush())
             if not met:
-                shown += self.stops.flush()[0]
+                rest, met = self.stops.flush()
+                shown += rest
             self._show(shown)
+            if met:
+                self.stopped = self.stopped or "stop string"
 
     def taken(self) -> str:
         """Text that is new since the last call."""
@@ -204,7 +208,7 @@ class Writer:
         return fresh
 
     def answer(self, reason: str, stats: dict[str, float]) -> Answer:
-        return Answer(self.text, self.ids, reason, stats, self.noted if self.drawing.logprobs else [])
+        return Answer(self.text, self.ids, "stop" if self.stopped else reason, stats, self.noted if self.drawing.logprobs else [])
 
 
 def constraints(tokenizer: Tokenizer, drawing: Drawing) -> Callable[[], Any]:

@@ -101,8 +101,9 @@ def _folder(model: LanguageModel, folder: Path, quantise: str) -> None:
     write_shards(folder, {k: v.to(dtype) for k, v in state.items()})
     write_text(folder / "tokenizer.json", model.tokenizer.content())
     write_json(folder / "tokenizer_config.json", _tokenizer_config(model))
-    eos = list(model.tokenizer.eos)
-    write_json(folder / "generation_config.json", {"bos_token_id": model.tokenizer.bos, "eos_token_id": eos[0] if len(eos) == 1 else eos})
+    eos, wishes = list(model.tokenizer.eos), model.source.defaults
+    ends = {"bos_token_id": model.tokenizer.bos, "eos_token_id": eos[0] if len(eos) == 1 else eos}
+    write_json(folder / "generation_config.json", {**ends, **({"do_sample": True, **wishes} if wishes else {})})
 
 
 def _tokenizer_config(model: LanguageModel) -> dict[str, Any]:

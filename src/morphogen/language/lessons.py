@@ -66,6 +66,9 @@ def rows_of(data: Any) -> Iterator[tuple[str, Any]]:
         raise DataError("no such file", where=path, remedy="give a file of JSON lines with messages, prompt and completion, or text")
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LARGEST_LINE), b""), 1):
+            rest = line
+            while len(rest) == LARGEST_LINE and not rest.endswith(b"\n"):  # too long: one row that is none, not several
+                line, rest = b"-", file.readline(LARGEST_LINE)
             if line.strip():
                 try:
                     yield f"{path.name}, line {number}", json.loads(line.decode("utf-8-sig"))

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from morphogen.engine.cache import Run
 from morphogen.engine.heap import returning
-from morphogen.engine.loop import Engine, Sequence_
+from morphogen.engine.loop import CHUNK, Engine, Sequence_
 from morphogen.errors import DataError, UsageError
 from morphogen.language import encoder, seq2seq
 from morphogen.language.drawing import Answer, Drawing, Piece, Writer, constraints, drawing_of
@@ -30,7 +31,7 @@ class LanguageModel:
     """`weights`: float32 (exact), int8 (drawing reads 8-bit matrices), or auto: int8 where the file is quantised already or large.
 
     Numbers (`logits`, `score`, `embed`) always come from float32. Both copies are made when first needed. Thread-safe: one
-    call at a time draws.
+    call at a time draws, and streams take turns with it step by step.
     """
 
     def __init__(self, source: Source, *, weights: str = "auto") -> None:
@@ -142,15 +143,20 @@ class LanguageModel:
         """Nats per token: the mean of -log p of each token given those before (an encoder: given all others)."""
         if self.role == "encoder":
             self._needs_head()
-            return encoder.score(self.net, self.tokenizer, self.encode(text))
+            return encoder.score(self.net, self.tokenizer, self._checked(self.encode(text))[0].tolist())
         if self.role == "seq2seq":
             raise UsageError("an encoder-decoder has no probability of a text alone", remedy="use a decoder")
         ids = [*self.source.start, *self.encode(text)]
         if len(ids) < 2:
             raise UsageError("the text is too short to score", remedy="give at least two tokens")
         x = self._checked(ids)
-        total = torch.log_softmax(self.net(x)[0, :-1].double(), -1).gather(1, x[0, 1:, None])
-        return float(-total.mean())
+        engine, total = Engine(self.net, limit=self.context), 0.0
+        size = CHUNK if len(ids) <= engine.near else len(ids)  # logits of a whole long text would take gigabytes
+        for first in range(0, len(ids) - 1, size):
+            part, next_ones = ids[first : first + size], x[0, first + 1 : first + size + 1, None]
+            logits = engine.forward(part, [Run(0, len(part), 0, first)], [*range(len(next_ones))])
+            total -= float(torch.log_softmax(logits.double(), -1).gather(1, next_ones).sum())
+        return total / (len(ids) - 1)
 
     def embed(self, texts: Sequence[str], *, batch: int = 32) -> np.ndarray:
         """(N, D) float32 vectors of texts; sentence encoders pool and scale as their own files say, others take the mean.
@@ -192,6 +198,8 @@ class LanguageModel:
         `first`: the number of the first prompt, where these are a part of more. `slots`: sequences under way at once; each
         gives the same text whatever that number is, up to rounding in the net.
         """
+        if isinstance(prompts, str) or slots < 0:
+            raise UsageError("answers wants a list of prompts, and slots from 1 on", remedy="write answers([text])")
         drawing = self._wishes(options)
         return self._answers([self._ids(p) for p in prompts], drawing, self._draft(options), (slots, first))
 
@@ -200,6 +208,8 @@ class LanguageModel:
     ) -> list[list[Answer]]:
         slots, first = where
         if self.role != "decoder":
+            if drawing.beams > 1 or drawing.best_of:
+                raise UsageError(f"beams and best_of are for decoders, the model is of role {self.role}", remedy="leave them out")
             return [[self._other(ids, drawing, (first + j) * drawing.n + i) for i in range(drawing.n)] for j, ids in enumerate(prompts)]
         if drawing.beams > 1:
             from morphogen.language.beam import beam_search
@@ -246,14 +256,16 @@ class LanguageModel:
             return
         key = draws.seeded(drawing.seed, 1)
         job, writer = self._job(ids, drawing, key, constraints(self.tokenizer, drawing)(), draft)
-        with self._lock, closing(self._engine(1).run([job])) as running:
-            for sequence, new in running:
-                if sequence.finished:
-                    break
-                reading: dict[str, float] = {"prompt_tokens": len(ids), "prefilled": sequence.read} if not new else {}
-                yield Piece(writer.taken(), new, stats=reading)
+        new: list[int] = []
+        with closing(self._engine(1).run([job])) as running:
+            while not job.finished:
+                with self._lock:  # for a step: who reads slowly, or in another thread, keeps nobody waiting
+                    _, new = next(running)
+                if not job.finished:
+                    reading: dict[str, float] = {"prompt_tokens": len(ids), "prefilled": job.read} if not new else {}
+                    yield Piece(writer.taken(), new, stats=reading)
         answer = self._finish(job, writer)
-        yield Piece(writer.taken(), answer.ids[-1:], True, answer.reason, answer.stats)
+        yield Piece(writer.taken(), new, True, answer.reason, answer.stats)
 
     # ---------------------------------------------------------------- pieces of drawing
     def _wishes(self, options: dict[str, Any]) -> Drawing:
@@ -265,8 +277,9 @@ class LanguageModel:
 
     def _draft(self, options: dict[str, Any]) -> LanguageModel | None:
         draft = options.get("draft")
-        if draft is not None and (not isinstance(draft, LanguageModel) or draft.tokenizer.content() != self.tokenizer.content()):
-            raise UsageError("a draft model needs the same tokenizer", remedy="give a smaller model of the same kind")
+        alike = isinstance(draft, LanguageModel) and draft.role == "decoder" and draft.tokenizer.content() == self.tokenizer.content()
+        if draft is not None and not alike:
+            raise UsageError("a draft model is a decoder with the same tokenizer", remedy="give a smaller model of the same kind")
         return draft
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
@@ -287,22 +300,22 @@ class LanguageModel:
         return ids
 
     def _job(self, ids: list[int], drawing: Drawing, key: Tensor, constraint: Any, draft: LanguageModel | None) -> tuple[Sequence_, Writer]:
-        self._fits(ids)
+        drawing = dataclasses.replace(drawing, max_tokens=min(drawing.max_tokens, self.context - len(self._fits(ids))))
         writer = Writer(self.tokenizer, drawing, key, ids, constraint)
         guess: Callable[[list[int], int], list[int]] | None = None
         if draft is not None:
             from morphogen.engine.speculate import Drafter
 
-            guess = Drafter(Engine(draft.drawing_net, limit=draft.context), drawing.choice(), key)
+            guess = Drafter(Engine(draft.drawing_net, limit=draft.context), drawing.choice(), key, self.tokenizer.size)
         lookup = drawing.lookup if drawing.lookup is not None else drawing.temperature == 0
-        job = Sequence_(ids, writer.choose, writer.done, min(drawing.max_tokens, self.context - len(ids)), drawing.adapter, guess, lookup)
-        return job, writer
+        return Sequence_(ids, writer.choose, writer.done, drawing.max_tokens, drawing.adapter, guess, lookup), writer
 
     def _engine(self, slots: int) -> Engine:
-        from morphogen.adapt.lora import using
+        from morphogen.adapt.lora import adapters_of
 
-        net = self.drawing_net
-        return Engine(net, slots=slots, limit=self.context, adapting=(lambda name: using(net, name)) if self.adapters else None)
+        with self._lock:  # `here`: numbers are computed in other threads meanwhile, and never with an adapter
+            adapting = adapters_of(self.net).here if self.adapters else None
+            return Engine(self.drawing_net, slots=slots, limit=self.context, adapting=adapting)
 
     def _finish(self, s: Sequence_, writer: Writer) -> Answer:
         writer.flush()
@@ -319,7 +332,7 @@ class LanguageModel:
         with self._lock:
             if self.role == "encoder":
                 self._needs_head()
-                return encoder.fill(self.net, self.tokenizer, ids, drawing, key)
+                return encoder.fill(self.net, self.tokenizer, self._checked(ids)[0].tolist(), drawing, key)
             return seq2seq.write(self, self._fits(ids), drawing, key)
 
     # ---------------------------------------------------------------- middles
@@ -332,7 +345,7 @@ class LanguageModel:
             )
         prefix, suffix, middle = marks
         ids = [*self.source.start, prefix, *self.tokenizer.ids(before), suffix, *self.tokenizer.ids(after), middle]
-        return self._answers([ids], dataclasses.replace(self._wishes(options), n=1))[0][0].text
+        return self._answers([ids], dataclasses.replace(self._wishes(options), n=1), self._draft(options))[0][0].text
 
     # ---------------------------------------------------------------- adapters
     def load_adapter(self, folder: Path | str, name: str = "") -> str:
