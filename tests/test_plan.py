@@ -20,7 +20,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("wishes", "share"),
     [
         ({"minutes": 5.0}, 0.2),
-        ({"steps": 100}, 0.2),
+        ({"steps": 300}, 0.2),
         ({"minutes": 0.05}, None),  # a text read once or twice is not learned by heart
         ({"steps": 10}, None),
         ({"minutes": 5.0, "options": {"net": {"dropout": 0.0}}}, 0.0),

@@ -19,7 +19,7 @@ from morphogen.errors import DataError, MorphogenError, UsageError, suggest
 from morphogen.files import read_json, write_json
 from morphogen.registry import PRESETS, entries, resolve, tried, usable
 from morphogen.spaces import Record, describe
-from morphogen.training.optim import TrainConfig
+from morphogen.training.optim import TOKENS, TrainConfig
 from morphogen.training.split import split
 
 if TYPE_CHECKING:
@@ -340,13 +340,13 @@ def _size(space: Any) -> str:
     return "tiny" if isinstance(space, Record) else "small"
 
 
-MINUTE, STEP = 700_000, 4096  # tokens a small network reads in a minute of two cores, and in a step
+MINUTE = 700_000  # tokens a small network reads in a minute of two cores
 OFTEN = 5  # so many times read, 0.9 MB of prose began to be learned by heart
 
 
 def _dropout(codec: Any, defaults: dict[str, Any], items: Sequence[Item], minutes: float | None, steps: int | None) -> dict[str, float]:
     """The codec's drop-out where the time is enough to read every text often; before that it would only slow learning down."""
-    left = (STEP * steps if steps else MINUTE * (minutes or float(defaults["minutes"]))) / OFTEN
+    left = (TOKENS["cpu"] * steps if steps else MINUTE * (minutes or float(defaults["minutes"]))) / OFTEN
     for item in items if "dropout" in defaults else ():  # a large corpus is not gone through
         left -= len(codec.encode(item.raw)) if isinstance(item.raw, str) else math.inf
         if left < 0:

@@ -247,11 +247,12 @@ class Job:
     def sized(self, model: Any, dataset: Any) -> None:
         """Fill in the batch and the lanes where nobody said them."""
         from morphogen.training.lanes import lanes_for
-        from morphogen.training.optim import batch_size
+        from morphogen.training.optim import TOKENS, batch_size
 
         if not self.plan.training.batch:
             length = None if dataset.lengths is None else float(dataset.lengths.double().mean())
-            self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length))
+            tokens = TOKENS[self.device.partition(":")[0]]
+            self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length, tokens))
         if not self.plan.training.lanes:
             self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes_for(self.device) if self.crew.world == 1 else 1)
 

@@ -196,7 +196,7 @@ class Autoregressive(nn.Module):
     vocabulary, and logits are made only where they count, since vocabularies from elsewhere are large.
     """
 
-    recipe: ClassVar[dict[str, Any]] = {"lr": 3e-3, "optimiser": "muon"}  # what the trainer does unless told otherwise
+    recipe: ClassVar[dict[str, Any]] = {"lr": 6e-3, "optimiser": "muon"}  # what the trainer does unless told otherwise
     accepts: ClassVar[tuple[type, ...]] = (Tokens,)
     prefills: ClassVar[bool] = True  # a known beginning is read in one pass, so rows of one tile must know equally much
 

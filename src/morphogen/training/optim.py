@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+TOKENS = {"cpu": 1536, "cuda": 4096, "mps": 4096}  # a step: a processor is short of steps, and smaller ones teach it more in its time
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -19,7 +21,7 @@ class TrainConfig:
     steps: int = 0
     "Optimiser steps; 0 means: measured from --minutes, then frozen."
     batch: int = 0
-    "Items a step; 0: sized to the data (about 4,096 tokens, or 32 to 128 pictures or rows)."
+    "Items a step; 0: sized to the data (about 1,536 tokens, 4,096 on an accelerator, or 32 to 128 pictures or rows)."
     windows: int = 1
     "Micro-batches a step is split into, to save memory; the gradient is the same."
     lanes: int = 0
@@ -54,14 +56,14 @@ class TrainConfig:
     "What --minutes aimed at, in turn: (from step, steps in all). The schedule follows the aim of the moment; empty: always `steps`."
 
 
-def batch_size(space: Space, length: float | None = None) -> int:
+def batch_size(space: Space, length: float | None = None, tokens: int = TOKENS["cpu"]) -> int:
     """Items a step for a family's Space: enough for a steady gradient, few enough for many steps a minute.
 
-    `length`: mean tokens of an item, when they differ.
+    `length`: mean tokens of an item, when they differ; `tokens`: how many a step should hold.
     """
     match space:
         case Tokens():
-            return max(8, min(256, round(4096 / max(1.0, length or space.length))))
+            return max(4, min(256, round(tokens / max(1.0, length or space.length))))
         case Array():
             return 128 if space.size <= 1024 else 64 if space.size <= 8192 else 32
     return 128
