@@ -105,10 +105,14 @@ def test_resumed_is_what_it_would_have_been(
             signal.raise_signal(signal.SIGINT)
         return own(self)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, tests would ignore Ctrl-C
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopped)
-        with pytest.raises(Interrupted):
-            morphogen.tune(llama[0], data, tmp_path / "two", steps=8, options=options)
+        try:
+            with pytest.raises(Interrupted):
+                morphogen.tune(llama[0], data, tmp_path / "two", steps=8, options=options)
+        finally:
+            signal.signal(signal.SIGINT, before)
     state = next((tmp_path / "two" / "state").glob("step-*")) / "state.safetensors"
     assert state.stat().st_size < 800_000  # what is frozen is not in it
     morphogen.tune(llama[0], data, tmp_path / "two", resume=True)
