@@ -165,7 +165,7 @@ def ngram(a: argparse.Namespace, judge: Judge, data: Path, name: str) -> None:
 
 def main_part(a: argparse.Namespace, train: list[str], test: list[str]) -> None:
     judge, data = Judge(train, test, a.real), csv_of(train, f"train-{len(train)}")
-    run, seconds = trained(data, "main", a.minutes)
+    run, seconds = trained(data, "main", a.minutes, options={"net": {"depth": a.depth}} if a.depth else None)
     for name, valid in (("main", False), ("grammar", True)):
         begun = time.perf_counter()
         drawn = morphogen.generate(run, n=a.samples, seed=0, valid=valid)
@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, help="MOSES test molecules; without it, a tenth of --data is set aside")
     parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training, each model")
+    parser.add_argument("--depth", type=int, help="layers of the network in `main`; the default's when it is not said")
     parser.add_argument("--rows", type=int, default=250_000, help="molecules to train on")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--asked", type=int, default=500, help="values asked for in `conditions`")
