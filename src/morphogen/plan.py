@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from morphogen.codecs.held import conds_of, given_in, items_of, part_of
 from morphogen.config import SIZES, make
-from morphogen.contracts import Augments, Derives, Item, Pairs
+from morphogen.contracts import Augments, Item, Pairs
 from morphogen.errors import DataError, MorphogenError, UsageError, suggest
-from morphogen.files import read_json, write_json
+from morphogen.files import read_json
 from morphogen.registry import PRESETS, entries, resolve, tried, usable
 from morphogen.spaces import Record, describe
 from morphogen.training.optim import TOKENS, TrainConfig
 from morphogen.training.split import split
+from morphogen.worked_out import work_out
 
 if TYPE_CHECKING:
     from morphogen.codecs.sources import Skips, Tell
 
 ALIASES = {"labels": "label", "captions": "caption"}
+READING, WORKING_OUT = 1 / 3, 0.2  # shares of the time, for large data and for conditions that are worked out of the items
 
 
 @dataclass
@@ -84,11 +84,13 @@ def claim(listing: Any) -> tuple[str, str]:
 
 
 def read(
-    data: Any, codec: str | None = None, config: dict[str, Any] | None = None, cond: Sequence[str] = (), tell: Tell | None = None
+    data: Any, codec: str | None = None, config: dict[str, Any] | None = None, cond: Sequence[str] = (), tell: Tell | None = None,
+    room: float | None = None,
 ) -> tuple[Any, str, str, Any, Sequence[Item]]:
     """(listing, codec name, why, codec, items) of a person's data, nothing fitted yet. A codec with fields puts `cond` first.
 
-    `tell` hears how far the reading is.
+    `tell` hears how far the reading is. `room`: minutes of the run that will learn from it, which a codec may read a sample for
+    (0: its default; infinite: as long as it takes); None: all is wanted.
     """
     from morphogen.codecs.sources import scan
 
@@ -98,6 +100,7 @@ def read(
     own = tuple(c for c in cond if c not in getattr(kind, "derived", {}))
     first = {"first": own} if own and "first" in getattr(kind.Config, "__dataclass_fields__", {}) else {}
     reader = kind(make(kind.Config, {**(config or {}), **first}, "codec."))
+    listing = listing if room is None else replace(listing, room=READING * 60 * (room or float(defaults_of(name)["minutes"])))
     items = items_of(reader, listing)
     reader.skips.check(len(items) + reader.skips.count)
     if not items:
@@ -132,7 +135,8 @@ def make_plan(
     if like is not None:
         listing, name, why, codec, items = like.listing, like.codec.name, "as before", like.codec, like.items
     else:
-        listing, name, why, codec, items = read(data, parent.recipe["codec"]["name"] if parent else None, codec_options, cond, tell)
+        own, room = parent.recipe["codec"]["name"] if parent else None, math.inf if steps else minutes or 0.0
+        listing, name, why, codec, items = read(data, own, codec_options, cond, tell, room)
     defaults = defaults_of(name)
     fields = _own_fields(codec, items, cond)
     if parent is not None:
@@ -142,7 +146,8 @@ def make_plan(
     if given_in(items):
         items = _that_fit(codec, items)
     asked = [ALIASES.get(c, c) for c in cond if c not in fields]
-    items, worked_out, mark = _work_out(codec, items, asked)
+    spare = None if steps else WORKING_OUT * 60 * (minutes or float(defaults["minutes"]))
+    items, derived, mark = work_out(codec, items, asked, spare, seed)
     conditions, notes = _conditions(codec, items, asked)
     if conditions:
         said = conds_of(items)
@@ -162,7 +167,7 @@ def make_plan(
     training = _keep(training, options, len(train), codec.space, bool(held))
     plan = Plan(listing, codec, items, train, held, conditions, picked_family, family_options, training, None, seed, defaults, mark)
     plan.minutes = None if steps else minutes or float(defaults["minutes"])
-    _explain(plan, name, why, because, worked_out + notes, fields)
+    _explain(plan, name, why, because, derived + notes, fields)
     return plan
 
 
@@ -205,14 +210,6 @@ def _own_fields(codec: Any, items: Sequence[Item], cond: Sequence[str]) -> tuple
     return tuple(name for name in cond if name not in elsewhere)
 
 
-def derive(codec: Any, items: Sequence[Item], names: Sequence[str]) -> Sequence[Item]:
-    """Items with what the codec can work out of them, for names they do not carry themselves.
-
-    A value the data say is believed, also where it is missing in some items.
-    """
-    return _work_out(codec, items, names)[0]
-
-
 def holdable(codec: Any, items: Sequence[Item], conditions: dict[str, Any]) -> tuple[list[Item], Skips]:
     """The items that a fitted codec and its conditions can encode, and a count of the others with reasons."""
     from morphogen.codecs.sources import Skips
@@ -233,60 +230,6 @@ def holdable(codec: Any, items: Sequence[Item], conditions: dict[str, Any]) -> t
         except MorphogenError as error:
             skips.add(item.source or f"item {i + 1}", error.what)
     return kept, skips
-
-
-def _work_out(codec: Any, items: Sequence[Item], names: Sequence[str]) -> tuple[Sequence[Item], list[str], str]:
-    """(items with values, what was done in words, the mark it is kept under)."""
-    wanted = [n for n in names if n in getattr(codec, "derived", {}) and not any(item.cond.get(n) is not None for item in items)]
-    if not wanted or not isinstance(codec, Derives):
-        return items, [], ""
-    begun, mark = time.monotonic(), _mark(codec, items)
-    missing = [n for n in wanted if len(_WORKED_OUT.get((mark, n), ())) != len(items)]
-    found = codec.derive([item.raw for item in items], missing) if missing else []
-    for name in missing:
-        _WORKED_OUT[mark, name] = [_plain(one.get(name)) for one in found]
-    took = time.monotonic() - begun
-    lines = [f"{n}: {codec.derived[n]}, worked out of each item" for n in wanted]
-    if took > 5:
-        lines[-1] += f" ({took:.0f} s)"
-    values = [_WORKED_OUT[mark, n] for n in wanted]
-    whole = [replace(item, cond={**item.cond, **dict(zip(wanted, own))}) for item, *own in zip(items, *values, strict=True)]
-    return whole, lines, mark
-
-
-# What was worked out in this process, or beside a run: molecules by the hundred thousand take minutes, and a comparison or a report
-# plans the same data many times over.
-_WORKED_OUT: dict[tuple[str, str], list[Any]] = {}
-
-
-def _mark(codec: Any, items: Sequence[Item]) -> str:
-    """A hash of a codec's choices and all raw items."""
-    from morphogen.evaluation.copying import fingerprint
-
-    whole = hashlib.blake2b(f"{codec.name} {codec.config}".encode(), digest_size=16)
-    for item in items:
-        whole.update(fingerprint(item.raw).encode())
-    return whole.hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def keep_worked_out(plan: Plan, folder: Path) -> None:
-    """Write what was worked out of a plan's items into a run folder."""
-    rows = [{"mark": mark, "name": name, "values": values} for (mark, name), values in _WORKED_OUT.items()
-            if mark == plan.mark and name in plan.conditions]
-    if rows:
-        write_json(folder / "derived.json", {"worked_out": rows})
-
-
-def recall_worked_out(folder: Path) -> None:
-    """Take up what a run folder holds of it, for the next `make_plan` of the same data."""
-    if (folder / "derived.json").is_file():
-        for row in read_json(folder / "derived.json").get("worked_out", []):
-            _WORKED_OUT[row.get("mark", ""), row.get("name", "")] = row.get("values", [])
 
 
 def _conditions(codec: Any, items: Sequence[Item], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,22 +102,42 @@ def test_an_unknown_condition_names_what_can_be_worked_out(data: Path) -> None:
 
 
 def test_what_the_data_say_is_believed() -> None:
-    from morphogen.plan import derive
+    from morphogen.worked_out import derive
 
     items = [Item("()", {"kind": "mine"}), Item("[]")]
     assert derive(BracketCodec(), items, ["kind"]) == items
 
 
 def test_what_was_worked_out_is_kept_beside_the_run(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    from morphogen import plan
+    from morphogen import worked_out
     from morphogen.api.evaluate import plan_again
 
     before = plan_again(runs["asked"])
-    monkeypatch.setattr(plan, "_WORKED_OUT", {})
+    monkeypatch.setattr(worked_out, "_WORKED_OUT", {})
     monkeypatch.setattr(BracketCodec, "derive", lambda *_: pytest.fail("worked out again"))
     again = plan_again(runs["asked"])
     assert [item.cond for item in again.items] == [item.cond for item in before.items] and again.items[0].cond
     assert again.train == before.train
+
+
+def test_a_sample_is_worked_out_where_there_is_no_time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    from morphogen import worked_out
+
+    monkeypatch.setattr(worked_out, "_WORKED_OUT", {})
+    monkeypatch.setattr(worked_out, "FIRST", 10)
+    slow = BracketCodec.derive
+    monkeypatch.setattr(BracketCodec, "derive", lambda self, raws, names: (time.sleep(0.002 * len(raws)), slow(self, raws, names))[1])
+    items = [Item(s) for s in strings(400)]
+    whole, (line, *_), _ = worked_out.work_out(BracketCodec(), items, ["lean"], room=0.2, seed=1)
+    known = [i for i, item in enumerate(whole) if item.cond["lean"] is not None]
+    assert 10 <= len(known) <= 150 and f"worked out of {len(known)} of 400 items" in line and "--minutes" in line
+    assert known[0] < 100 and known[-1] > 300, "drawn from everywhere"
+    again, (line, *_), _ = worked_out.work_out(BracketCodec(), items, ["lean"], room=60.0, seed=1)
+    assert again == whole and f"worked out of {len(known)} of 400 items" in line, "the same data have the same values all along"
+    monkeypatch.setattr(worked_out, "_WORKED_OUT", {})
+    every, (line, *_), _ = worked_out.work_out(BracketCodec(), items, ["lean"], room=60.0, seed=1)
+    assert "each item" in line and [every[i].cond for i in known] == [whole[i].cond for i in known]
+    assert all(item.cond["lean"] is not None for item in every)
 
 
 def test_asked_values_are_numbers_and_names(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -3,7 +3,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
+import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -290,3 +294,27 @@ def test_claims(tmp_path):
     (tmp_path / "rows.csv").write_text("a\n")
     assert ImageCodec.claims(scan(tmp_path)).score == 0.5
     assert ImageCodec.claims(scan([{"a": 1}])).score == 0
+
+
+def test_a_sample_of_many_pictures_is_learned_from_when_time_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from morphogen.codecs import image
+    from morphogen.plan import read
+
+    monkeypatch.setattr(image, "FIRST", 20)
+    slow = image.read_each
+    monkeypatch.setattr(image, "read_each", lambda paths, kept: (time.sleep(0.002) or one for one in slow(paths, kept)))
+    for i in range(400):
+        Image.fromarray(np.full((4, 4), i % 256, np.uint8)).save(tmp_path / f"{i:03d}.png")
+
+    def names(room: float | None, **config: Any) -> tuple[list[str], Any]:
+        _, _, _, codec, items = read(tmp_path, "image", config, room=room)
+        return [item.source for item in items], codec
+
+    every, codec = names(None)
+    assert len(every) == 400 and codec.config.pictures == 0
+    assert len(names(math.inf)[0]) == 400, "--steps have no time to keep to"
+    some, codec = names(0.01)  # minutes: a third of 0.6 s
+    assert 20 <= len(some) < 200 and some == sorted(some) and some[0] < "100" and some[-1] > "300"
+    assert codec.config.pictures == len(some) and any("a uniform sample" in note for note in codec.notes)
+    assert names(5.0, pictures=len(some))[0] == some, "a resumed run reads the same ones"
+    assert len(names(None, pictures=len(some))[0]) == 400, "what is scored or compared is read whole"

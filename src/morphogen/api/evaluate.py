@@ -16,8 +16,9 @@ from morphogen.api.watching import default_cond, load_previews
 from morphogen.contracts import Item
 from morphogen.errors import DataError, MorphogenError
 from morphogen.files import check_output, read_json, write_json, write_text
-from morphogen.plan import Plan, defaults_of, derive, holdable, make_plan, read, recall_worked_out
+from morphogen.plan import Plan, defaults_of, holdable, make_plan, read
 from morphogen.run import Run
+from morphogen.worked_out import derive, recall_worked_out
 
 OTHERS = 20_000  # items of other data that are compared with at most
 

@@ -17,9 +17,10 @@ from morphogen.codecs.held import conds_of, part_of
 from morphogen.config import SIZES
 from morphogen.errors import FormatError, UsageError
 from morphogen.files import PART, check_output, lock, sweep, write_bytes, write_json
-from morphogen.plan import Plan, keep_worked_out, make_plan, recall_worked_out
+from morphogen.plan import Plan, make_plan
 from morphogen.registry import resolve
 from morphogen.run import Run, build_bridges, config_values
+from morphogen.worked_out import keep_worked_out, recall_worked_out
 
 START = time.monotonic
 CLASSICAL = 200_000  # items a classical family is fitted on at most: trees take about 20 s for them
@@ -294,7 +295,7 @@ class Job:
             **(more or {}),
         }
         run.save_parts(model)
-        keep_worked_out(plan, run.path)
+        keep_worked_out(plan.mark, plan.conditions, run.path)
         run.save_bridges(model)
         if self.parent:
             run.adopt_parent(self.parent)

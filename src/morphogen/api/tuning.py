@@ -10,11 +10,12 @@ from typing import Any
 from morphogen.config import make
 from morphogen.contracts import Item
 from morphogen.errors import DataError, UsageError
-from morphogen.plan import Plan, defaults_of, derive, holdable, is_classical, read
+from morphogen.plan import Plan, defaults_of, holdable, is_classical, read
 from morphogen.run import Run
 from morphogen.spaces import Tokens, describe
 from morphogen.training.optim import TrainConfig
 from morphogen.training.split import split
+from morphogen.worked_out import derive
 
 OF_A_RUN = ("steps", "batch", "lanes", "windows", "keep")  # of a base's training, not taken over
 

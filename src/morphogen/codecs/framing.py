@@ -41,3 +41,22 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 def as_image(pixels: np.ndarray) -> Image.Image:
     """The same pixels as Pillow holds them."""
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+
+
+def snap(values: np.ndarray, levels: list[int]) -> np.ndarray:
+    """[0, 1] -> the nearest of `levels` (all 256 when empty), uint8."""
+    if not levels:
+        return np.rint(values * 255).clip(0, 255).astype(np.uint8)
+    steps = np.array(levels, np.float32)
+    return np.array(levels, np.uint8)[np.searchsorted((steps[1:] + steps[:-1]) / 2, values * 255)]
+
+
+def pooled(x: np.ndarray, most: int) -> np.ndarray:
+    """Area means of (N, C, H, W) on a grid of at most `most` cells a side, exact for sizes that do not divide."""
+    for axis in (2, 3):
+        have = x.shape[axis]
+        if have > most:
+            edges = np.linspace(0, have, most + 1)
+            cover = np.minimum(edges[1:, None], np.arange(1, have + 1)) - np.maximum(edges[:-1, None], np.arange(have))
+            x = np.moveaxis(np.tensordot(x, cover.clip(0) * (most / have), (axis, 1)), -1, axis)
+    return x

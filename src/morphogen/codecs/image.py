@@ -3,18 +3,20 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from morphogen import files, spaces
-from morphogen.codecs.framing import as_image, channels_of, resize
-from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, looks_like_picture, picture_of, read_each, read_picture
+from morphogen.codecs.framing import as_image, channels_of, pooled, resize, snap
+from morphogen.codecs.in_time import in_rounds
+from morphogen.codecs.pictures import FORMATS, REFUSED, SUFFIXES, Read, looks_like_picture, picture_of, read_each, read_picture
 from morphogen.codecs.rows import numbered, picture_column
 from morphogen.codecs.sources import METADATA, Listing, Skips, class_folders, group_of, read_metadata, read_utf8, said_about
 from morphogen.contracts import Claim, Given, Item
@@ -25,6 +27,7 @@ SYMMETRIES = ("flip_x", "rot90", "shift")
 LARGEST = 1024
 FEW_LEVELS = 64
 SEEN = 1000
+FIRST = 2000  # pictures that show how long the others will take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class ImageConfig:
     "Longest side chosen when the size is found in the data."
     channels: int = 0
     "1 grey, 3 colour, 4 colour with transparency."
+    pictures: int = 0
+    "Pictures learned from at most, a uniform sample of more; 0: as many as a third of --minutes can read."
     symmetry: tuple[str, ...] = ()
     "What leaves a picture as likely as before: flip_x, rot90, shift."
 
@@ -102,11 +107,9 @@ class ImageCodec:
         classes = class_folders(listing, paths)
         texts = set(listing.of({".txt"}))
         found: Counter[str] = Counter()
-        begun = time.monotonic()
-        for k, (path, picture) in enumerate(zip(paths, read_each(paths, self._kept))):
-            if k % 64 == 0:
-                rate = k / (time.monotonic() - begun + 1e-9)
-                listing.tell("reading pictures", k / len(paths), f"{k:,} of {len(paths):,}, {rate:,.0f} a second")
+        read = 0
+        for path, picture in self._sampled(paths, listing):
+            read += 1
             try:
                 if isinstance(picture, DataError):
                     raise picture
@@ -125,7 +128,30 @@ class ImageCodec:
                 cond.setdefault("caption", said)
             yield Item(raw, cond, group or group_of(raw), listing.name_of(path))
         self.notes += [f"{count:,} {note}" for note, count in found.items()]
-        self.skips.check(len(paths))
+        self.skips.check(read)
+
+    def _sampled(self, paths: list[Path], listing: Listing) -> Iterator[tuple[Path, Read | DataError]]:
+        """What is in the files, in order; where the listing leaves little time to read them, in a uniform sample of them."""
+        n, most, learnt = len(paths), self.config.pictures, listing.room is not None
+        timed = learnt and not most and n > FIRST and listing.room != math.inf
+        some = in_rounds(n, listing.room if timed else None, FIRST)
+        if learnt and 0 < most < n:
+            some = [np.random.default_rng(0).permutation(n)[:most]]  # what `in_rounds` drew when the number was found
+        found: dict[int, Read | DataError] = {}
+        begun = time.monotonic()
+        for ids in some:
+            for i, picture in zip(ids.tolist(), read_each([paths[i] for i in ids], self._kept)):
+                if len(found) % 64 == 0:
+                    rate = len(found) / (time.monotonic() - begun + 1e-9)
+                    listing.tell("reading pictures", len(found) / n, f"{len(found):,} of {n:,}, {rate:,.0f} a second")
+                found[i] = picture
+        if timed:
+            self.config = replace(self.config, pictures=len(found))
+        if len(found) < n:
+            why = "more --minutes, more pictures" if timed else "--set codec.pictures"
+            self.notes.append(f"{n:,} pictures, learning from a uniform sample of {len(found):,} ({why})")
+        for i in sorted(found):
+            yield paths[i], found[i]
 
     def _read_rows(self, listing: Listing) -> Iterator[Item]:
         """Pictures in a column; what stands beside them is said about them."""
@@ -257,9 +283,9 @@ class ImageCodec:
         if values.shape[2] == 4:
             alpha = values[..., 3:]
             colour = np.where(alpha > 1e-3, values[..., :3] / np.maximum(alpha, 1e-3), 0)
-            solid = _snap(alpha, self.levels[1])
-            return np.concatenate([_snap(colour, self.levels[0]) * (solid > 0), solid], 2)
-        return _snap(values, self.levels[0])
+            solid = snap(alpha, self.levels[1])
+            return np.concatenate([snap(colour, self.levels[0]) * (solid > 0), solid], 2)
+        return snap(values, self.levels[0])
 
     def given(self, raw: Any) -> Given:
         """A picture (or its path) whose transparent pixels are unknown: x (C, H, W), known (1, H, W)."""
@@ -295,7 +321,7 @@ class ImageCodec:
         turn = (np.arctan2(down, across) / (2 * np.pi) + 1) % 1 * 8
         # Each gradient is shared between its two nearest orientations, so that a small rotation changes little.
         shares = [strength * np.maximum(0, 1 - np.minimum((turn - k) % 8, (k - turn) % 8)) for k in range(8)]
-        parts = [_pool(x, 16), _pool(x, 4), 4 * _pool(np.stack(shares, 1), 4)]
+        parts = [pooled(x, 16), pooled(x, 4), 4 * pooled(np.stack(shares, 1), 4)]
         return np.concatenate([part.reshape(len(x), -1) for part in parts], 1).astype(np.float32)
 
     def size_of(self, raw: np.ndarray) -> tuple[int, str]:
@@ -352,25 +378,6 @@ def _png(raw: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     as_image(_checked(raw)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _snap(values: np.ndarray, levels: list[int]) -> np.ndarray:
-    """[0, 1] -> the nearest of `levels` (all 256 when empty), uint8."""
-    if not levels:
-        return np.rint(values * 255).clip(0, 255).astype(np.uint8)
-    steps = np.array(levels, np.float32)
-    return np.array(levels, np.uint8)[np.searchsorted((steps[1:] + steps[:-1]) / 2, values * 255)]
-
-
-def _pool(x: np.ndarray, most: int) -> np.ndarray:
-    """Area means of (N, C, H, W) on a grid of at most `most` cells a side, exact for sizes that do not divide."""
-    for axis in (2, 3):
-        have = x.shape[axis]
-        if have > most:
-            edges = np.linspace(0, have, most + 1)
-            cover = np.minimum(edges[1:, None], np.arange(1, have + 1)) - np.maximum(edges[:-1, None], np.arange(have))
-            x = np.moveaxis(np.tensordot(x, cover.clip(0) * (most / have), (axis, 1)), -1, axis)
-    return x
 
 
 def _plain(value: Any) -> Any:

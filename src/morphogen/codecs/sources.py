@@ -41,7 +41,8 @@ class Listing:
     """The files below `root`, sorted by path, or what is in memory already (`frame`; then `files` is empty).
 
     `left_out`: what was found and not listed (symlinks that lead outside, devices), one line each. `tell`: hears, while they are
-    read, what is done, which share of it, and a remark. `hashes`: the SHA-256 of files that were read whole, as their readers found it.
+    read, what is done, which share of it, and a remark. `hashes`: the SHA-256 of files that were read whole, as their readers found
+    it. `room`: seconds there are to read what is learned from, where a sample of it would do; None: all is wanted.
     """
 
     root: Path
@@ -50,6 +51,7 @@ class Listing:
     left_out: tuple[str, ...] = ()
     tell: Tell = field(default=_silent, repr=False, compare=False)
     hashes: dict[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
+    room: float | None = None
 
     @cached_property
     def endings(self) -> tuple[str, ...]:
