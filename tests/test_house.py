@@ -26,7 +26,7 @@ LAYERS = [
     {"items", "formats"},
     {"training"},
     {"adapt", "evaluation", "trust"},
-    {"run"},
+    {"run", "worked_out"},
     {"language"},
     {"plan"},
     {"api"},

@@ -145,9 +145,8 @@ def make_plan(
         codec.fit(items)
     if given_in(items):
         items = _that_fit(codec, items)
-    asked = [ALIASES.get(c, c) for c in cond if c not in fields]
-    spare = None if steps else WORKING_OUT * 60 * (minutes or float(defaults["minutes"]))
-    items, derived, mark = work_out(codec, items, asked, spare, seed)
+    asked, time = [ALIASES.get(c, c) for c in cond if c not in fields], 60 * (minutes or float(defaults["minutes"]))
+    items, derived, mark = work_out(codec, items, asked, None if steps else WORKING_OUT * time, seed)
     conditions, notes = _conditions(codec, items, asked)
     if conditions:
         said = conds_of(items)

@@ -19,6 +19,7 @@ from morphogen.codecs.level.mend import mended
 from morphogen.codecs.level.rules import Rules, broken, find, solution, stranded, verdict
 from morphogen.codecs.level.sokoban import OUTSIDE, TILES, lone_pushes
 from morphogen.codecs.level.source import Reading, read_levels, score
+from morphogen.codecs.level.variants import variants
 from morphogen.codecs.sources import Listing, Skips
 from morphogen.contracts import Claim, Given, Item
 from morphogen.errors import DataError, UsageError
@@ -39,6 +40,8 @@ class LevelConfig:
     "Rows and columns of the grid; larger levels are left out. 0: enough for 95 % of the levels, at most `limit`."
     limit: int = 20
     "Most rows and columns when the size is found in the data."
+    variants: int = 0
+    "Other beginnings of each Sokoban level that are learned too: boxes pulled back from its goals."
     symmetry: str = "auto"
     "all: learn each level in its eight orientations, none, or auto: all for Sokoban."
     rules: str = "auto"
@@ -112,10 +115,21 @@ class LevelCodec:
         yield from kept
 
     def augmented(self, items: Sequence[Item]) -> list[Item]:
-        """The other orientations of levels, where these are as good: more to train on, never to judge by."""
-        if self._reading is None or not self._turning(self._reading.sokoban):
+        """Other beginnings and the other orientations of levels, where these are as good: more to train on, never to judge by."""
+        if self._reading is None:
             return []
-        return [replace(item, raw=form, cond=dict(item.cond)) for item in items for form in grids.orientations(item.raw)[1:]]
+        more = [item for i, one in enumerate(items) for item in self._beginnings(one, i)] if self._reading.sokoban else []
+        turned = [*items, *more] if self._turning(self._reading.sokoban) else []
+        return more + [replace(item, raw=form, cond=dict(item.cond)) for item in turned for form in grids.orientations(item.raw)[1:]]
+
+    def _beginnings(self, item: Item, seed: int) -> list[Item]:
+        """Variants of a level; what can be worked out of it is worked out anew."""
+        level = tuple(item.raw)
+        if not self.config.variants or broken(level):
+            return []
+        asked = [name for name in item.cond if name in self.derived]
+        return [replace(item, raw=raw, cond={**item.cond, **{name: self._derived(raw, name) for name in asked}})
+                for raw in variants(level, self.config.variants, seed)]
 
     def _turning(self, sokoban: bool) -> bool:
         return self.config.symmetry == "all" or (self.config.symmetry == "auto" and sokoban)

@@ -35,7 +35,8 @@ class Solution:
 class Board:
     """A level as cells r * width + c of the part the player could walk if no box stood there, framed by walls.
 
-    `free` (cells,) bool: no wall. `distance` (cells,): pushes of a lone box from there to the nearest goal, FAR when none leads.
+    `origin`: row and column of the level at which the board's first cell lies. `free` (cells,) bool: no wall.
+    `distance` (cells,): pushes of a lone box from there to the nearest goal, FAR when none leads.
     """
 
     width: int
@@ -44,6 +45,7 @@ class Board:
     goals: tuple[int, ...]
     player: int
     distance: np.ndarray
+    origin: tuple[int, int] = (0, 0)
 
     @property
     def steps(self) -> tuple[int, int, int, int]:
@@ -71,7 +73,7 @@ def board_of(level: Sequence[str]) -> Board:
     where = [np.flatnonzero(np.isin(flat, tiles) & free) for tiles in
              ((BOX, BOX_ON_GOAL), (GOAL, BOX_ON_GOAL, PLAYER_ON_GOAL), (PLAYER, PLAYER_ON_GOAL))]
     boxes, goals = (tuple(int(i) for i in part) for part in where[:2])
-    return Board(width, free, boxes, goals, int(where[2][0]), _distances(width, free, goals))
+    return Board(width, free, boxes, goals, int(where[2][0]), _distances(width, free, goals), (int(top) - 1, int(left) - 1))
 
 
 def _around(x: np.ndarray) -> np.ndarray:
