@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from morphogen.config import cores
 from morphogen.contracts import Batch, Given, HasGrammar, HasLatent, HasLogProb, Partial, Raw, Request, Sample
 from morphogen.errors import UsageError
-from morphogen.spaces import Record, Space, Tokens
+from morphogen.spaces import Array, Record, Space, Tokens
 
 
 # ------------------------------------------------------------------ trees of tensors (a Record is a dict)
@@ -66,6 +66,17 @@ def sample_of(tree: Any, i: int) -> Sample:
         return {k: sample_of(v, i) for k, v in tree.items()}
     row = tree[i].detach().cpu()
     return (row.float() if row.is_floating_point() else row).numpy()
+
+
+def said(codec: Any, value: Any) -> np.ndarray:
+    """A condition's value as the nets read it; None is what they know as "nothing said"."""
+    if value is not None:
+        return codec.encode(value)
+    space: Space = codec.space
+    if isinstance(space, Tokens):
+        return np.full(space.length, -1, np.int64)
+    assert isinstance(space, Array)
+    return np.full([n or 1 for n in space.shape], np.nan, np.float32)
 
 
 def collate(samples: Sequence[Sample], space: Space) -> tuple[Any, Tensor | None]:
@@ -135,12 +146,12 @@ class Model:
         return given
 
     def cond(self, cond: dict[str, Sequence[Any]] | None) -> dict[str, Tensor]:
-        """Raw condition values (one a row) to tensors. Raises UsageError for a name this model does not know."""
+        """Raw condition values (one a row; None: nothing said) to tensors. Raises UsageError for a name this model does not know."""
         for name in cond or {}:
             if name not in self.conditions:
                 known = ", ".join(self.conditions) or "nothing: train with --cond first"
                 raise UsageError(f"the model has no condition '{name}'", remedy=f"it knows {known}")
-        return {k: stack([self.conditions[k].encode(v) for v in values]).to(self.device) for k, values in (cond or {}).items()}
+        return {k: stack([said(self.conditions[k], v) for v in values]).to(self.device) for k, values in (cond or {}).items()}
 
     def batch(self, raws: Sequence[Raw], keys: Tensor, cond: dict[str, Sequence[Any]] | None = None) -> Batch:
         """Raw items as a training or scoring batch of weight 1."""

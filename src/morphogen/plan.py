@@ -56,7 +56,10 @@ class Plan:
     def lessons(self) -> Sequence[Item]:
         """What is trained on: the training part, and what the codec makes of it."""
         items = self.part(self.train)
-        return [*items, *self.codec.augmented(items)] if isinstance(self.codec, Augments) else items
+        if not isinstance(self.codec, Augments):
+            return items
+        asked = [replace(item, cond={name: item.cond[name] for name in self.conditions}) for item in items]
+        return [*asked, *self.codec.augmented(asked)]
 
 
 def defaults_of(codec: str) -> dict[str, Any]:

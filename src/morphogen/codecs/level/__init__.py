@@ -28,7 +28,7 @@ from morphogen.spaces import Tokens
 ENDINGS = frozenset({".txt", ".sok", ".xsb", ".lvl"})
 PREVIEW_NODES = 10_000
 PROOF_NODES, FEW_BOXES = 2_000, 2  # positions looked at in training levels of so few boxes, to find those without a solution
-DERIVED_NODES = 5_000  # positions looked at for the difficulty of a training level
+DERIVED_NODES, VARIANT_NODES = 5_000, 100  # positions looked at for the difficulty of a training level, and of its variants
 LAST = 2  # from this attempt on a level is mended by hand
 
 
@@ -123,12 +123,12 @@ class LevelCodec:
         return more + [replace(item, raw=form, cond=dict(item.cond)) for item in turned for form in grids.orientations(item.raw)[1:]]
 
     def _beginnings(self, item: Item, seed: int) -> list[Item]:
-        """Variants of a level; what can be worked out of it is worked out anew."""
+        """Variants of a level; what can be worked out of it is worked out anew, None where that would take long."""
         level = tuple(item.raw)
         if not self.config.variants or broken(level):
             return []
         asked = [name for name in item.cond if name in self.derived]
-        return [replace(item, raw=raw, cond={**item.cond, **{name: self._derived(raw, name) for name in asked}})
+        return [replace(item, raw=raw, cond={**item.cond, **{name: self._derived(raw, name, VARIANT_NODES) for name in asked}})
                 for raw in variants(level, self.config.variants, seed)]
 
     def _turning(self, sokoban: bool) -> bool:
@@ -281,13 +281,13 @@ class LevelCodec:
         """What `derived` lists; None where a level has no such thing, or no solution was found."""
         return [{name: self._derived(tuple(raw), name) for name in names} for raw in raws]
 
-    def _derived(self, level: Level, name: str) -> float | int | None:
+    def _derived(self, level: Level, name: str, nodes: int = DERIVED_NODES) -> float | int | None:
         tiles = "".join(level)
         inside = len(tiles) - tiles.count(self.outside)
         if name == "difficulty":
             if self.rules.kind == "sokoban":
                 fine = not broken(level) and not stranded(level).any()
-                return solution(level, min(self.config.nodes, DERIVED_NODES)).pushes if fine else None
+                return solution(level, min(self.config.nodes, nodes)).pushes if fine else None
             return self.rules.path(level) if self.rules.kind == "reach" else None
         if name == "distance":
             return lone_pushes(level) if self.rules.kind == "sokoban" and not broken(level) else None
