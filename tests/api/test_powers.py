@@ -140,6 +140,14 @@ def test_a_sample_is_worked_out_where_there_is_no_time_for_all(monkeypatch: pyte
     assert all(item.cond["lean"] is not None for item in every)
 
 
+def test_what_is_not_said_is_nothing(runs: dict[str, Run]) -> None:
+    model = runs["asked"].model()
+    cond = model.cond({"lean": [None, 4.5], "kind": [None, "round"]})
+    assert cond["lean"].isnan().flatten().tolist() == [True, False] and int(cond["kind"][0]) < 0 <= int(cond["kind"][1])
+    plain, silent = (model.family.conditioner(c, 2).vector for c in ({}, {k: v[:1].expand(2, -1) for k, v in cond.items()}))
+    assert torch.equal(plain, silent), "as if there were no condition"
+
+
 def test_asked_values_are_numbers_and_names(runs: dict[str, Run], tmp_path: Path) -> None:
     morphogen.generate(runs["asked"], tmp_path / "out", n=2, cond={"lean": "4.50", "kind": "round"})
     rows = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
