@@ -141,3 +141,31 @@ def test_sizes_resolve_and_nonsense_is_refused() -> None:
         resolve(NetConfig(size="smal"))
     with pytest.raises(UsageError, match="3 heads"):
         resolve(NetConfig(width=64, heads=3))
+
+
+def test_a_decoder_over_a_grid_knows_places_neighbours_and_counts() -> None:
+    from morphogen.nets.grid import Grid
+
+    torch.manual_seed(0)
+    grid = Grid(5, (3, 4), 8)
+    for p in grid.parameters():
+        torch.nn.init.normal_(p)
+    seen = torch.randint(0, 4, (2, 12))
+    seen[:, 0] = 4  # the start symbol
+    h = grid(seen)
+    for i in (0, 3, 4, 11):  # input i leads to cell i
+        above = 4 if i < 4 else int(seen[1, i - 4 + 1])
+        counts = torch.bincount(seen[1, : i + 1], minlength=5).float() / 4
+        wanted = grid.places[0].weight[i // 4] + grid.places[1].weight[i % 4] + grid.above[0].weight[above] + grid.tally.weight @ counts
+        torch.testing.assert_close(h[1, i], wanted)
+    torch.testing.assert_close(grid(seen, 7), h[:, 7:])
+
+
+def test_a_decoder_over_a_grid_is_the_same_with_a_cache() -> None:
+    torch.manual_seed(0)
+    net = Transformer(6, 5, 12, NetConfig(width=16, depth=2), causal=True, grid=(3, 4)).eval()
+    for p in net.grid.parameters():
+        torch.nn.init.normal_(p)
+    x, cache = torch.randint(0, 6, (2, 12)), KVCache(12)
+    parts = [net(x[:, a:b], cache=cache) for a, b in ((0, 3), (3, 4), (4, 9), (9, 12))]
+    torch.testing.assert_close(torch.cat(parts, 1), net(x), atol=1e-5, rtol=1e-5)

@@ -82,6 +82,12 @@ class KVCache:
         self.limit, self.length = limit, 0
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.memory: dict[int, tuple[Tensor, Tensor]] = {}
+        self.ids: Tensor | None = None
+
+    def read(self, x: Tensor) -> Tensor:
+        """All ids read so far, `x` (B, n) the last of them, for nets that look at them themselves."""
+        self.ids = x if self.ids is None else torch.cat([self.ids, x], 1)
+        return self.ids
 
     def positions(self, n: int, device: torch.device) -> Tensor:
         return torch.arange(self.length, self.length + n, device=device)

@@ -19,6 +19,7 @@ from morphogen.nets.architecture import SIZES, Architecture, Rotary, architectur
 from morphogen.nets.attention import Around, Attention, Cache, CrossAttention, KVCache, take
 from morphogen.nets.dropout import drop
 from morphogen.nets.feedforward import ACTS, feedforward, norm
+from morphogen.nets.grid import Grid
 from morphogen.nets.positions import Distance, drawn, rotation
 
 __all__ = ["SIZES", "Architecture", "KVCache", "Transformer", "architecture", "resolve"]
@@ -121,12 +122,13 @@ class Signal(nn.Module):
 class Transformer(nn.Module):
     """Ids (B, L) below `vocab` -> logits (B, L, out).
 
-    `length`: the longest L. `cond`: width of Cond.vector and Cond.sequence, `sequence`: blocks attend to Cond.sequence.
-    `mask` (B, L), True = real, is for encoders; a decoder never looks at padding on the right.
+    `length`: the longest L. `grid`: the shape that positions of a decoder lie on, row by row. `cond`: width of Cond.vector
+    and Cond.sequence, `sequence`: blocks attend to Cond.sequence. `mask` (B, L), True = real, is for encoders; a decoder never
+    looks at padding on the right.
     """
 
     def __init__(self, vocab: int, out: int, length: int, config: NetConfig | Architecture, *, causal: bool, cond: int = 0,
-                 sequence: bool = False, time: bool = False) -> None:
+                 sequence: bool = False, time: bool = False, grid: tuple[int, ...] = ()) -> None:
         super().__init__()
         # Rotary positions are relative: an encoder of equal (hidden) ids could not tell one place from another, and
         # cross-attention would not know where it is. A plain decoder counts from its start symbol.
@@ -138,6 +140,7 @@ class Transformer(nn.Module):
         self.position = nn.Embedding(a.learned, a.width) if a.learned else None
         self.types = nn.Embedding(a.types, a.width) if a.types else None
         self.distance = Distance(*a.relative, a.heads, causal) if a.relative[0] else None
+        self.grid = Grid(vocab, grid, a.width) if causal and len(grid) > 1 else None
         self.signal = Signal(cond, time, a.width) if signal else None
         self.layers = nn.ModuleList(Block(a, i, causal, signal, memory) for i in range(a.depth))
         self.norm = norm(a) if a.last_norm else None
@@ -156,6 +159,10 @@ class Transformer(nn.Module):
             raise ValueError("`at` is for encoders")
         positions = torch.arange(x.shape[1], device=x.device) if cache is None else cache.positions(x.shape[1], x.device)
         h, signal = self.inputs(x, positions, time, cond)
+        if self.grid is not None:
+            assert cache is None or isinstance(cache, KVCache)
+            seen = x if cache is None else cache.read(x)
+            h = h + self.grid(seen, seen.shape[1] - x.shape[1])
         around = self.around(positions, cache)
         around.signal, around.cond = None if signal is None else F.silu(signal), cond
         around.mask = None if self.causal or mask is None else _visible(mask)

@@ -40,7 +40,7 @@ class LevelConfig:
     "Rows and columns of the grid; larger levels are left out. 0: enough for 95 % of the levels, at most `limit`."
     limit: int = 20
     "Most rows and columns when the size is found in the data."
-    variants: int = 0
+    variants: int = 8
     "Other beginnings of each Sokoban level that are learned too: boxes pulled back from its goals."
     symmetry: str = "auto"
     "all: learn each level in its eight orientations, none, or auto: all for Sokoban."
