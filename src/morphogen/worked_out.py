@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def keep_worked_out(mark: str, names: Sequence[str], folder: Path) -> None:
+def keep_worked_out(mark: str, names: Collection[str], folder: Path) -> None:
     """Write what was worked out of a plan's items into a run folder."""
     rows = [{"mark": m, "name": name, "values": values} for (m, name), values in _WORKED_OUT.items() if m == mark and name in names]
     if rows:

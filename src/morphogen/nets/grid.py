@@ -32,7 +32,8 @@ class Grid(nn.Module):
     def forward(self, seen: Tensor, first: int = 0) -> Tensor:
         at = torch.arange(first, seen.shape[1], device=seen.device).clamp(max=prod(self.grid) - 1)
         strides = [prod(self.grid[k + 1 :]) for k in range(len(self.grid))]
-        h = sum(place(at // stride % n) for place, stride, n in zip(self.places, strides, self.grid, strict=True))[None]
+        places = [place(at // stride % n) for place, stride, n in zip(self.places, strides, self.grid, strict=True)]
+        h = torch.stack(places).sum(0)[None]
         for above, stride in zip(self.above, strides, strict=False):
             h = h + above(seen[:, (at + 1 - stride).clamp(min=0)])
         if self.tally is not None:
