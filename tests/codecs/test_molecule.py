@@ -418,3 +418,13 @@ def test_preview_shows_structures_with_a_line_each():
     shown = PLAIN.preview(MADE)
     assert shown["kind"] == "image" and len(shown["png"]) == len(shown["texts"]) == 4
     assert shown["texts"][0].startswith("CCO · QED 0.41, logP ") and shown["texts"][2] == "C1CC · not a molecule"
+
+
+def test_a_mol_block_that_rdkit_cannot_even_judge_is_refused() -> None:
+    from rdkit import Chem
+
+    from morphogen.codecs.molecule.chemistry import survey
+
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("C1CC1C#N")).replace(" C   0  0", " C   0  " + "9" * 40, 1)
+    (smiles, _, why, _), = survey([block])
+    assert smiles == "" and why

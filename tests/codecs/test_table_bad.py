@@ -2,6 +2,7 @@
 import gzip
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,3 +210,27 @@ def test_unfitting_rows_at_encode_and_missing_columns(tmp_path):
         list(codec.read(scan(table(tmp_path, "v,w\n1,a\n", "u.csv"))))
     with pytest.raises(DataError, match="no rows"):
         TableCodec().fit([])
+
+
+def test_whole_numbers_beyond_any_float_are_no_value(tmp_path: Path) -> None:
+    ages = [*map(str, range(300)), "9" * 400]
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"age": {n}, "kind": "x{n[0]}"}}\n' for n in ages))
+    from morphogen.plan import read
+
+    *_, codec, items = read(tmp_path / "a.jsonl")
+    codec.fit(items)
+    assert len(items) == 300 and "age" in codec.skips.first[0]
+
+
+def test_parquet_with_words_that_are_no_utf8_is_damaged(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    table = pa.table({"word": pa.array([f"w{i}" for i in range(60)]), "n": list(range(60))})
+    pq.write_table(table, tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    data = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(data.replace(b"w37", b"\xff37"))
+    from morphogen.plan import read
+
+    with pytest.raises(DataError, match="not readable as Parquet"):
+        read(tmp_path / "a.parquet")

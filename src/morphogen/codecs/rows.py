@@ -228,7 +228,7 @@ class _readable:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is not None and isinstance(error, self.arrow.ArrowException | OSError):
+        if error is not None and isinstance(error, self.arrow.ArrowException | OSError | ValueError | OverflowError):
             said = (str(error).splitlines() or [""])[0][:120]
             name = "Parquet" if self.path.suffix.lower() in PARQUET else "Arrow"
             raise DataError(f"not readable as {name} ({said})", where=self.path, remedy="the file is damaged; export it again") from None

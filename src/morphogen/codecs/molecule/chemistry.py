@@ -114,7 +114,10 @@ def _fault(chem: Any, text: str, block: bool) -> str:
     mol = chem.MolFromMolBlock(text, sanitize=False) if block else chem.MolFromSmiles(text, sanitize=False)
     if mol is None:
         return "a damaged mol block: its counts or lines do not fit" if block else "not a SMILES: an open ring, branch or bracket"
-    problems = chem.DetectChemistryProblems(mol)
+    try:
+        problems = chem.DetectChemistryProblems(mol)
+    except RuntimeError:  # a query in place of an atom: RDKit asks for a valence it did not work out
+        problems = []
     return problems[0].Message() if problems else "not a possible molecule"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -241,7 +242,8 @@ def parse(column: Column, value: Any) -> Any:
 def _retype(column: Column, value: Any) -> Any:
     if column.kind == "integer":
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        return int(value) if whole and not isinstance(value, bool) else None
+        fits = whole and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        return int(value) if fits else None
     if column.kind == "number":
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
