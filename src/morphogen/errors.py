@@ -17,9 +17,14 @@ class MorphogenError(Exception):
         super().__init__(self.line())
 
     def line(self) -> str:
-        """`what, where: remedy` on a single line (control characters cannot break it up)."""
-        text = self.what + (f", {self.where}" if self.where else "") + (f": {self.remedy}" if self.remedy else "")
+        """`what, where: remedy` on a single line (control characters and endless names cannot break it up)."""
+        what, where, remedy = map(_short, (self.what, self.where, self.remedy))
+        text = what + (f", {where}" if where else "") + (f": {remedy}" if remedy else "")
         return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _short(text: str, most: int = 390) -> str:
+    return text if len(text) <= most else f"{text[: most - 90]} … {text[-80:]}"
 
 
 class UsageError(MorphogenError):

@@ -70,15 +70,16 @@ class Run:
             write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a line cut short by a crash is left out."""
+        """The lines of metrics.jsonl; a line that a crash or a disk damaged is left out."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         out = []
         for line in lines:
             try:
-                out.append(json.loads(line))
+                found = json.loads(line)
             except (ValueError, RecursionError):
                 continue
+            out += [found] if isinstance(found, dict) else []
         return out
 
     def provenance(self) -> dict[str, Any]:

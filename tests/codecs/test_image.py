@@ -116,7 +116,7 @@ def test_bad_options(options, match):
 
 def test_config_help_covers_every_field():
     found = config.help_of("morphogen.codecs.image", ImageCodec.Config.__name__)
-    assert len(found) == 6 and all(text for _, text in found.values())
+    assert len(found) == 7 and all(text for _, text in found.values())
 
 
 def test_channels_are_found():

@@ -163,7 +163,7 @@ def test_a_decoder_over_a_grid_knows_places_neighbours_and_counts() -> None:
 
 def test_a_decoder_over_a_grid_is_the_same_with_a_cache() -> None:
     torch.manual_seed(0)
-    net = Transformer(6, 5, 12, NetConfig(width=16, depth=2), causal=True, grid=(3, 4)).eval()
+    net = Transformer(6, 5, (3, 4), NetConfig(width=16, depth=2), causal=True).eval()
     for p in net.grid.parameters():
         torch.nn.init.normal_(p)
     x, cache = torch.randint(0, 6, (2, 12)), KVCache(12)

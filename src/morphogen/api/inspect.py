@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from morphogen.api.common import seconds
+from morphogen.errors import FormatError
 from morphogen.registry import AXES, PRESETS, entries
 from morphogen.run import Run
 
@@ -47,10 +48,13 @@ def inspect(first: str | Path, second: str | Path | None = None) -> dict[str, An
 
     Raises FormatError or DataError when the path is neither.
     """
-    if second is not None:
-        return {"difference": difference(Run.load(first), Run.load(second))}
-    if (Path(first) / "recipe.toml").is_file():
-        return _run_facts(Run.load(first))
+    if second is not None or (Path(first) / "recipe.toml").is_file():
+        run, other = Run.load(first), None if second is None else Run.load(second)
+        try:
+            return _run_facts(run) if other is None else {"difference": difference(run, other)}
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+            whose = first if other is None else f"{first} or {second}"
+            raise FormatError("the recipe or the provenance of the run is damaged", where=whose, remedy="copy it again") from None
     from morphogen.language.source import holds_model
 
     if holds_model(first):

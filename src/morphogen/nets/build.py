@@ -112,7 +112,7 @@ def build_net(config: NetConfig, source: Space, target: Space, *, cond: int = 0,
         case "transformer", Tokens(), Tokens():
             from morphogen.nets.transformer import Transformer
 
-            return Transformer(source.vocab, target.vocab, source.length, config, causal=causal, grid=source.grid, cond=cond,
+            return Transformer(source.vocab, target.vocab, source.grid or source.length, config, causal=causal, cond=cond,
                                sequence=sequence, time=time)
         case "pooled", Tokens(), Array():
             return Pooled(config, source, target, cond=cond, sequence=sequence, time=time)

@@ -122,14 +122,16 @@ class Signal(nn.Module):
 class Transformer(nn.Module):
     """Ids (B, L) below `vocab` -> logits (B, L, out).
 
-    `length`: the longest L. `grid`: the shape that positions of a decoder lie on, row by row. `cond`: width of Cond.vector
+    `length`: the longest L, or the shape of the grid that positions lie on row by row. `cond`: width of Cond.vector
     and Cond.sequence, `sequence`: blocks attend to Cond.sequence. `mask` (B, L), True = real, is for encoders; a decoder never
     looks at padding on the right.
     """
 
-    def __init__(self, vocab: int, out: int, length: int, config: NetConfig | Architecture, *, causal: bool, cond: int = 0,
-                 sequence: bool = False, time: bool = False, grid: tuple[int, ...] = ()) -> None:
+    def __init__(self, vocab: int, out: int, length: int | tuple[int, ...], config: NetConfig | Architecture, *, causal: bool,
+                 cond: int = 0, sequence: bool = False, time: bool = False) -> None:
         super().__init__()
+        grid = () if isinstance(length, int) else length
+        length = length if isinstance(length, int) else math.prod(length)
         # Rotary positions are relative: an encoder of equal (hidden) ids could not tell one place from another, and
         # cross-attention would not know where it is. A plain decoder counts from its start symbol.
         a = architecture(config, causal, length if sequence or not causal else 0)
