@@ -154,7 +154,7 @@ def trained(data: Path, name: str, minutes: float, **options: Any) -> tuple[Any,
     return run, time.perf_counter() - begun
 
 
-def keep(name: str, judge: Judge, drawn: list[str], **facts: Any) -> None:
+def keep(name: str, judge: Judge, drawn: Sequence[str], **facts: Any) -> None:
     record(f"molecules-{name}", {**judge.shares(drawn), **judge.likeness(drawn)}, samples=len(drawn), **facts)
 
 
