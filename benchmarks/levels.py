@@ -141,6 +141,31 @@ def fewest_pushes(level: Level, nodes: int = NODES) -> int | None:
     return None
 
 
+def follows(level: Level, moves: str) -> bool:
+    """Whether moves (udlr) solve a level."""
+    board, cells = Board(level), {(r, c): tile for r, row in enumerate(level) for c, tile in enumerate(row)}
+    if not board.fine:
+        return False
+    boxes, at = set(board.boxes), board.player
+    for move in moves.lower():
+        down, across = {"u": (-1, 0), "d": (1, 0), "l": (0, -1), "r": (0, 1)}[move]
+        at = (at[0] + down, at[1] + across)
+        beyond = (at[0] + down, at[1] + across)
+        if cells.get(at, "#") in "#_" or (at in boxes and (cells.get(beyond, "#") in "#_" or beyond in boxes)):
+            return False
+        if at in boxes:
+            boxes ^= {at, beyond}
+    return boxes == board.goals
+
+
+def guided(levels: Sequence[Level], nodes: int) -> float:
+    """The share of levels that the package's best-first solver solves within `nodes` positions, its moves followed by this judge."""
+    from morphogen.codecs.level.sokoban import solve
+
+    moves = [solve(level, nodes).moves if Board(level).fine else None for level in levels]
+    return float(np.mean([m is not None and follows(level, m) for level, m in zip(levels, moves, strict=True)]))
+
+
 def aligned(level: Level, side: int) -> np.ndarray:
     """(side, side) codes of characters, the level at the top left, 0 outside: blanks that a walk from the border reaches."""
     grid = np.zeros((side, side), np.uint8)
@@ -235,6 +260,7 @@ def one_family(family: str, a: argparse.Namespace, train: Path, known: list[Leve
     apart = differing(raw, known, a.size)
     solved = differing([x for x, p in zip(raw, found["pushes"]) if p is not None] or raw, known, a.size)
     return {**shown("raw", found), **shown("repaired", mended),
+            "raw solved best first": guided(raw, a.nodes), "repaired solved best first": guided(repaired, a.nodes),
             "changed by repair": float(np.mean([r != m for r, m in zip(raw, repaired)])),
             "tiles apart": float(apart.mean()), "tiles apart interval": spread(np.mean, apart),
             "tiles apart 5th": float(np.percentile(apart, 5)),
