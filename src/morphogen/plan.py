@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from morphogen.codecs.sources import Skips, Tell
 
 ALIASES = {"labels": "label", "captions": "caption"}
-READING, WORKING_OUT = 1 / 3, 0.2  # shares of the time, for large data and for conditions that are worked out of the items
+READING, WORKING_OUT = 0.15, 0.2  # shares of the time, for large data and for conditions that are worked out of the items
 
 
 @dataclass

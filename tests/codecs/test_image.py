@@ -313,7 +313,7 @@ def test_a_sample_of_many_pictures_is_learned_from_when_time_is_short(tmp_path: 
     every, codec = names(None)
     assert len(every) == 400 and codec.config.pictures == 0
     assert len(names(math.inf)[0]) == 400, "--steps have no time to keep to"
-    some, codec = names(0.01)  # minutes: a third of 0.6 s
+    some, codec = names(0.02)  # minutes: 15 % of 1.2 s
     assert 20 <= len(some) < 200 and some == sorted(some) and some[0] < "100" and some[-1] > "300"
     assert codec.config.pictures == len(some) and any("a uniform sample" in note for note in codec.notes)
     assert names(5.0, pictures=len(some))[0] == some, "a resumed run reads the same ones"

@@ -45,7 +45,7 @@ class ImageConfig:
     channels: int = 0
     "1 grey, 3 colour, 4 colour with transparency."
     pictures: int = 0
-    "Pictures learned from at most, a uniform sample of more; 0: as many as a third of --minutes can read."
+    "Pictures learned from at most, a uniform sample of more; 0: as many as can be read in 15 % of --minutes."
     symmetry: tuple[str, ...] = ()
     "What leaves a picture as likely as before: flip_x, rot90, shift."
 
