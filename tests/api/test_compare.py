@@ -51,3 +51,22 @@ def test_a_family_that_does_not_fit_is_on_the_page(rows: Path, tmp_path: Path, m
     assert json.loads((tmp_path / "out" / "compare.json").read_text())["failed"] == answer["failed"]
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "No result: " in page and ">mixture<" in page
+
+
+def test_a_sample_of_pictures_is_the_same_for_every_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from morphogen.codecs import image
+
+    module = import_module("morphogen.api.compare")
+    monkeypatch.setattr(image, "FIRST", 20)
+    sizes = iter([120, *range(110, 60, -10)])  # every reading has room for another number
+    monkeypatch.setattr(image, "in_rounds", lambda n, room, first: [np.random.default_rng(0).permutation(n)[: next(sizes) if room else n]])
+    for i in range(150):
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / f"{i:03d}.png")
+    plans, plain = [], module.make_plan
+    monkeypatch.setattr(module, "make_plan", lambda *a, **k: plans.append(plain(*a, **k)) or plans[-1])
+    morphogen.compare(tmp_path, tmp_path.parent / "compared", minutes=0.5, families=["kde", "mixture"], n=16)
+    assert len(plans) == 3 and [len(plan.items) for plan in plans] == [120] * 3
+    assert all(plan.held_out == plans[0].held_out and plan.codec.config.pictures == 120 for plan in plans)

@@ -48,6 +48,8 @@ def compare(
     if n is not None:
         check_count(n)
     plan = make_plan(data, **wishes, minutes=minutes, options=options)
+    if most := getattr(plan.codec.config, "pictures", 0):  # the sample that was read: everyone learns and is judged on the same one
+        options = {**(options or {}), "codec": {**(options or {}).get("codec", {}), "pictures": most}}
     names = sorted(asked or plan.defaults["compare"], key=lambda name: not is_classical(name))
     neural = [name for name in names if not is_classical(name)]
     share = max(0.05, 0.8 * minutes / max(1, len(neural)))
