@@ -18,6 +18,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,15 @@ def our_trainer(data: Path, family: str, options: dict[str, Any], steps: int, it
     from morphogen.api.train import build_model
     from morphogen.plan import make_plan
     from morphogen.training.data import Dataset
+    from morphogen.training.precision import precision_for
     from morphogen.training.trainer import Trainer
 
     plan = make_plan(data, family=family, steps=steps, options=options, **more)
     torch.manual_seed(0)
     model = build_model(plan)
-    lessons = plan.lessons()
+    lessons, how = plan.lessons(), replace(plan.training, precision=plan.training.precision or precision_for(model.family, "cpu"))
     chosen = [lessons[i * len(lessons) // items] for i in range(items)] if items else lessons
-    trainer = Trainer(model, Dataset(model, chosen), plan.training, held_out=Dataset(model, plan.part(plan.held_out)))
+    trainer = Trainer(model, Dataset(model, chosen), how, held_out=Dataset(model, plan.part(plan.held_out)))
     trainer.calibrate()
     return trainer
 

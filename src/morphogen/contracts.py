@@ -306,7 +306,8 @@ class Family(Protocol):
 
     Class: `accepts` (Space types), `Config` and `Sampling` dataclasses. Instance: `space`, `config` (every derived
     value filled in), `infill` ("none" | "prefix" | "any"), `phases` (() for classical families, which have `fit`).
-    A class whose loss is not one graph for torch.compile says `compiles = False`.
+    A class whose loss is not one graph for torch.compile says `compiles = False`. A family of which two sides play against each
+    other says `game = True`: its losses tell nothing about how good it is.
     """
 
     accepts: ClassVar[tuple[type, ...]]

@@ -69,7 +69,7 @@ def test_a_replay_that_differs_says_what_differs(run: Run, tmp_path: Path, monke
     file = tmp_path / "a.csv"
     morphogen.generate(run, file, n=5)
     facts = provenance.read(file)
-    then = {**facts["made_with"], "torch": "1.0", "cpu": "AVX512"}
+    then = {**facts["made_with"], "torch": "1.0", "cpu": "a machine of another kind"}
     file.write_text(file.read_text().replace("a", "b"))
     provenance.stamp(file, {**facts, "made_with": then})
     morphogen.replay(file, tmp_path / "b.csv", watch=Ear())

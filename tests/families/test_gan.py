@@ -10,7 +10,7 @@ from morphogen.config import NetConfig
 from morphogen.contracts import Batch, Loss, Request
 from morphogen.errors import UsageError
 from morphogen.families.common import drop_of
-from morphogen.families.gan import GAN, GANConfig, GANSampling, critic_rows, generator_rows, penalty, shifted
+from morphogen.families.gan import GAN, GANConfig, GANSampling, critic_rows, generator_rows, penalty, shifted, turn
 from morphogen.sampling import draws
 from morphogen.spaces import Array, Space, Tokens
 
@@ -84,10 +84,45 @@ def test_each_phase_adds_over_windows_and_reaches_its_own(space: Array) -> None:
             torch.testing.assert_close(halves[0].stats[k] + halves[1].stats[k], whole.stats[k], rtol=1e-4, atol=1e-3)
 
 
-def test_the_critic_does_not_train_the_generator() -> None:
-    family, keys = make(Array((6,))), draws.seeded(0, 4)
-    family(Batch(draws.normal(keys, "x", 0, (6,)), keys, torch.ones(4)), "critic").total.backward()
-    assert all(p.grad is None for p in family.generator.parameters())
+@pytest.mark.parametrize("conditions", [{}, LABEL], ids=["alone", "labelled"])
+@pytest.mark.parametrize("space", [Array((1, 8, 8)), Array((6,))], ids=["picture", "vector"])
+def test_one_pass_gives_each_side_the_gradient_of_its_own_loss(space: Array, conditions: dict[str, Space]) -> None:
+    """Beside both losses by their definitions, each gone back through by itself."""
+    family, keys = make(space, conditions, augment=0.5, penalised=1.0).eval(), draws.seeded(0, 6)
+    with torch.no_grad():
+        for p in family.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+        family.critic.head.weight.mul_(5)  # scores apart: the sides' slopes differ
+    weight = torch.tensor([1.0, 1, 0, 1, 1, 1])
+    cond = {"label": (torch.arange(6) % 3)[:, None]} if conditions else {}
+    batch = Batch(draws.normal(keys, "x", 0, tuple(n or 1 for n in space.shape)), keys, weight, cond=cond)
+    loss = family(batch)
+    loss.total.backward()
+    found = {k: p.grad.clone() for k, p in family.named_parameters() if p.grad is not None}
+    family.zero_grad(set_to_none=True)
+
+    said = drop_of(batch)
+    real = family._seen(family.standard(batch.x), keys, "real")
+    fake = family._seen(family.generator(family._noise(keys, "noise"), cond, said), keys, "fake")
+    scores = [family.critic(x, cond, said) for x in (real, fake)]
+    (generator_rows(*scores) * weight).sum().backward()
+    torch.testing.assert_close(loss.parts["fool"], (generator_rows(*scores) * weight).sum().detach(), rtol=1e-4, atol=1e-4)
+    wanted = {k: p.grad.clone() for k, p in family.named_parameters() if p.grad is not None and k.startswith("generator.")}
+    family.zero_grad(set_to_none=True)
+    sides = [x.detach().requires_grad_() for x in (real, fake)]
+    on_real, on_fake = (family.critic(x, cond, said) for x in sides)
+    punished = sum(penalty(x, s) for x, s in zip(sides, (on_real, on_fake)))
+    ((critic_rows(on_real, on_fake) + 0.5 * family.gamma * punished) * weight).sum().backward()
+    wanted |= {k: p.grad.clone() for k, p in family.named_parameters() if p.grad is not None}
+    assert wanted.keys() == found.keys() == dict(family.named_parameters()).keys()
+    for k, gradient in wanted.items():
+        torch.testing.assert_close(found[k], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()), msg=lambda m, k=k: f"{k}: {m}")
+
+
+def test_the_turn_is_the_ratio_of_the_slopes() -> None:
+    real, fake = torch.randn(9, requires_grad=True), (20 * torch.randn(9)).requires_grad_()
+    slopes = [torch.autograd.grad(rows(real, fake).sum(), fake)[0] for rows in (critic_rows, generator_rows)]
+    torch.testing.assert_close(slopes[0] * turn(real, fake), slopes[1], rtol=1e-3, atol=1e-6)
 
 
 def test_penalty_of_a_known_gradient() -> None:
@@ -107,7 +142,7 @@ def test_a_share_of_the_rows_is_penalised_as_all_would_be_on_average(conditions:
     keys = draws.seeded(0, n)
     cond = {"label": (torch.arange(n) % 3)[:, None]} if conditions else {}
     batch = Batch(draws.normal(keys, "x", 0, (1, 4, 4)), keys, torch.ones(n), cond=cond)
-    few, all_of = some(batch, "critic"), every(batch, "critic")
+    few, all_of = some(batch), every(batch)
     # by the definition, side by side and one side at a time
     x = every.standard(batch.x).requires_grad_()
     said = drop_of(batch)
@@ -115,7 +150,7 @@ def test_a_share_of_the_rows_is_penalised_as_all_would_be_on_average(conditions:
     for part in ("r1", "r2"):
         assert float(few.parts[part]) == pytest.approx(float(all_of.parts[part]), rel=0.15), part
     # which rows is a matter of their keys, whatever their company
-    alone = [some(Batch(batch.x[s], keys[s], torch.ones(n)[s], cond={k: v[s] for k, v in cond.items()}), "critic")
+    alone = [some(Batch(batch.x[s], keys[s], torch.ones(n)[s], cond={k: v[s] for k, v in cond.items()}))
              for s in (slice(0, 5), slice(5, 6), slice(6, n))]
     torch.testing.assert_close(sum(loss.parts["r1"] for loss in alone), few.parts["r1"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(sum(loss.total for loss in alone), few.total, rtol=1e-4, atol=1e-4)
@@ -134,8 +169,8 @@ def test_a_collapse_shows() -> None:
         for p in family.generator.parameters():
             p.zero_()
     for step in range(100):
-        family.after_step(step + 1, 0.5, family(batch, "critic").stats)
-    loss = family(batch, "critic")
+        family.after_step(step + 1, 0.5, family(batch).stats)
+    loss = family(batch)
     assert float(loss.parts["spread"] / loss.weight) < 0.05
 
 

@@ -246,16 +246,18 @@ class Job:
         return self.folder
 
     def sized(self, model: Any, dataset: Any) -> None:
-        """Fill in the batch and the lanes where nobody said them."""
+        """Fill in the batch, the lanes and the precision where nobody said them."""
         from morphogen.training.lanes import lanes_for
         from morphogen.training.optim import TOKENS, batch_size
+        from morphogen.training.precision import precision_for
 
         if not self.plan.training.batch:
             length = None if dataset.lengths is None else float(dataset.lengths.double().mean())
             tokens = TOKENS[self.device.partition(":")[0]]
             self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length, tokens))
-        if not self.plan.training.lanes:
-            self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes_for(self.device) if self.crew.world == 1 else 1)
+        lanes = self.plan.training.lanes or (lanes_for(self.device) if self.crew.world == 1 else 1)
+        precision = self.plan.training.precision or precision_for(model.family, self.device)
+        self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes, precision=precision)
 
     def fits(self, model: Any, dataset: Any, net: dict[str, Any] | None = None) -> None:
         """Say how much memory training takes. Raises ResourceError with the smallest change that fits when there is less.

@@ -17,7 +17,7 @@ from morphogen.training.optim import TrainConfig
 from morphogen.training.split import split
 from morphogen.worked_out import derive
 
-OF_A_RUN = ("steps", "batch", "lanes", "windows", "keep")  # of a base's training, not taken over
+OF_A_RUN = ("steps", "batch", "lanes", "precision", "windows", "keep")  # of a base's training, not taken over
 
 
 def open_base(path: str | Path | Run) -> Run:
@@ -77,9 +77,9 @@ def tuned_plan(run: Run, data: Any, *, seed: int, model: Any = None, minutes: fl
 def loss_of(model: Any, items: Sequence[Item]) -> float | None:
     """Mean loss over at most 512 items with fixed draws; None where losses do not compare (two nets against each other)."""
     from morphogen.training.data import Dataset
-    from morphogen.training.held_out import held_out_loss
+    from morphogen.training.held_out import compares, held_out_loss
 
-    if not items or len(model.family.phases) != 1:
+    if not items or not compares(model.family):
         return None
     return held_out_loss(model.family, Dataset(model, items[:512]))
 

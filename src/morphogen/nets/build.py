@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from morphogen.config import SIZES, NetConfig
 from morphogen.contracts import Cond, Given
 from morphogen.errors import UsageError, suggest
+from morphogen.nets.net import Net
 from morphogen.spaces import Array, Space, Tokens, describe
 
 Arm = Literal["unet", "encoder", "decoder", "mlp", "transformer", "pooled"]
@@ -119,7 +120,7 @@ def build_net(config: NetConfig, source: Space, target: Space, *, cond: int = 0,
     raise UsageError(f"no net leads from {describe(source)} to {describe(target)}")
 
 
-class Pooled(nn.Module):
+class Pooled(Net):
     """Ids (B, L) -> (B, D): a bidirectional transformer whose outputs are averaged over the real positions."""
 
     def __init__(self, config: NetConfig, source: Tokens, target: Array, *, cond: int = 0, sequence: bool = False,

@@ -23,7 +23,8 @@ class RMSNorm(nn.Module):
         self.weight, self.eps, self.one = nn.Parameter(torch.zeros(width) if one else torch.ones(width)), eps, one
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], 1 + self.weight if self.one else self.weight, self.eps)
+        weight = 1 + self.weight if self.one else self.weight
+        return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), self.eps)  # x may be of lower precision, as products are
 
 
 def norm(a: Architecture) -> nn.Module:

@@ -16,6 +16,7 @@ from morphogen.errors import ResourceError
 from morphogen.training.data import Dataset
 from morphogen.training.lanes import shared
 from morphogen.training.optim import TrainConfig
+from morphogen.training.precision import lower
 from morphogen.training.recompute import recompute
 
 # Fitted to benchmarks/estimates.py: resident memory is more than the tensors that live.
@@ -97,13 +98,13 @@ def measure(family: Any, data: Dataset, config: TrainConfig) -> Memory:
     moments = 1 if config.optimiser == "muon" else 2
     kept = copies * (trained + buffers) + moments * trained
     few, many = 1, min(4, max(2, config.batch))
-    low, high = (_step(family, data, n, again=config.activation_checkpointing) for n in (few, many))
+    low, high = (_step(family, data, n, config) for n in (few, many))
     each = max(0.0, (high - low) / (many - few))
     return Memory(kept, (max(0.0, low - each * few), each), trained, kept + trained + buffers)
 
 
-def _step(family: Any, data: Dataset, n: int, *, again: bool = False) -> int:
-    """The peak of bytes that a forward and a backward pass of n items make, the largest phase. `again`: blocks are worked out twice."""
+def _step(family: Any, data: Dataset, n: int, config: TrainConfig) -> int:
+    """The peak of bytes that a forward and a backward pass of n items make, the largest phase."""
     ids = torch.arange(data.n) if data.lengths is None else data.lengths.argsort(descending=True)
     # of ragged items those of usual length: a batch holds equally many tokens, whatever its items
     ids = ids[len(ids) // 2 :] if data.lengths is not None else ids
@@ -111,8 +112,10 @@ def _step(family: Any, data: Dataset, n: int, *, again: bool = False) -> int:
     peak = 0
     for phase in family.phases:
         replica = shared(family).train()
-        if again:
+        if config.activation_checkpointing:
             recompute(replica)
+        if config.precision == "bfloat16":
+            lower(replica)
         for module in replica.modules():
             for name, buffer in module._buffers.items():
                 module._buffers[name] = None if buffer is None else buffer.clone()

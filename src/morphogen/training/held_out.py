@@ -15,6 +15,11 @@ PART = 64  # ... and about so many at once
 Each = Callable[..., Iterable[Any]]
 
 
+def compares(family: Any) -> bool:
+    """Whether a lower held-out loss is a better family: there is one loss, and it is no side's of a game."""
+    return len(family.phases) == 1 and not getattr(family, "game", False)
+
+
 def held_out_loss(module: Any, data: Dataset, most: int = CHECKED, each: Each = map) -> float:
     """Mean loss of a family's first phase over the first items, with the same draws each time; the family is left in evaluation.
 

@@ -17,10 +17,14 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al. 2024; the factor 0.2 sqrt(max(m, n)) gives updates the size AdamW's have, so that one rate serves both
     (Liu et al. 2025, "Muon is scalable"). Convolutions are matrices of (out, everything else). State: `momentum`.
+    `half`: O is worked out in bfloat16, as Jordan does: 1 to 4 % off, in a quarter of the time where there are units for it.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0, half: bool = False
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = torch.bfloat16 if half else torch.float32
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -34,7 +38,7 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(p)
                 mean = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                wanted = p.grad.lerp(mean, group["momentum"]).flatten(1)
+                wanted = p.grad.lerp(mean, group["momentum"]).flatten(1).to(self.dtype)
                 alike.setdefault(tuple(wanted.shape), []).append((p, wanted))
             for shape, found in alike.items():
                 for (p, _), update in zip(found, orthogonal_all([wanted for _, wanted in found])):

@@ -26,6 +26,8 @@ class TrainConfig:
     "Micro-batches a step is split into, to save memory; the gradient is the same."
     lanes: int = 0
     "Parts of a batch worked on at once, one thread each; 0: one a core on a processor, else 1."
+    precision: str = ""
+    "float32, or bfloat16: the nets' products in bfloat16, all else in float32; else bfloat16 for wide nets where there are units for it."
     activation_checkpointing: bool = False
     "Blocks forget what they worked out and do it again on the way back: less memory, the same numbers, a third more time."
     compile: bool = False
@@ -120,7 +122,8 @@ def optimisers(config: TrainConfig, phase: Phase, family: nn.Module, params: dic
         out.append(AdamW([g for g in groups if g["params"]], lr=lr, betas=phase.betas or config.betas, eps=1e-8, foreach=True))
     by_cost = sorted(hidden.values(), key=lambda p: -p.numel() * min(p.flatten(1).shape))
     for share in range(min(shares, len(by_cost))):
-        out.insert(0, Muon(by_cost[share::shares], lr, weight_decay=config.weight_decay))
+        half = config.precision == "bfloat16"
+        out.insert(0, Muon(by_cost[share::shares], lr, weight_decay=config.weight_decay, half=half))
     return out
 
 

@@ -30,6 +30,7 @@ from morphogen.contracts import Loss
 from morphogen.errors import MorphogenError, UsageError, suggest
 from morphogen.training import sharded
 from morphogen.training.ema import EMA
+from morphogen.training.held_out import compares
 
 KINDS = ("ddp", "fsdp")
 WAIT = datetime.timedelta(hours=2)  # the others wait while the first one draws previews; a process that dies ends all at once anyway
@@ -318,7 +319,7 @@ def _replica(family: nn.Module, prefixes: tuple[str, ...]) -> nn.Module | None:
 def shard(family: nn.Module, crew: Crew) -> nn.Module:
     """Cut a family's parameters into one part a process (FSDP2), in place; gradients are added, not averaged.
 
-    Long lists of layers are gathered layer by layer. A family of several phases is gathered whole: its critic's gradient is
+    Long lists of layers are gathered layer by layer. A family with a critic is gathered whole: the critic's gradient is
     gone through twice, and a layer that is let go in between would be missing.
     """
     from torch.distributed.device_mesh import init_device_mesh
@@ -326,7 +327,7 @@ def shard(family: nn.Module, crew: Crew) -> nn.Module:
 
     _flattened()
     mesh = init_device_mesh(crew.device.split(":")[0], (crew.world,))
-    if len(family.phases) == 1:  # type: ignore[arg-type]
+    if compares(family):
         for layer in reversed(_layers(family)):
             fully_shard(layer, mesh=mesh)
     fully_shard(family, mesh=mesh, reshard_after_forward=True)  # else a check would leave it gathered, and old after the next update

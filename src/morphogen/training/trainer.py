@@ -18,11 +18,11 @@ from morphogen.errors import Interrupted
 from morphogen.model import Model
 from morphogen.nets.dropout import Draw, drawn
 from morphogen.sampling import draws
-from morphogen.training import checkpoint, generated
+from morphogen.training import checkpoint, generated, precision
 from morphogen.training.data import Dataset, order
 from morphogen.training.ema import EMA
 from morphogen.training.guard import COLLAPSED, HEALTHY, Guard, finite, recalled
-from morphogen.training.held_out import held_out_loss
+from morphogen.training.held_out import compares, held_out_loss
 from morphogen.training.lanes import Lanes, lanes_for
 from morphogen.training.optim import TrainConfig, aimed, ema_decay, optimisers, rate, retargeted
 from morphogen.training.overfit import Check, by_heart, check, words
@@ -52,7 +52,7 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         self.checks: list[Check] = []
         lanes = config.lanes or lanes_for(model.device)
-        self.config = config = dataclasses.replace(config, lanes=lanes)
+        self.config = config = dataclasses.replace(config, lanes=lanes, precision=precision.checked(config.precision))
         self.ema = EMA(model.family, ema_decay(config)) if config.ema else None
         self.lanes = crew.over(model.family, self.ema) if crew else Lanes(model.family, lanes)
         self.family: Any = self.lanes.modules[0]
@@ -60,6 +60,9 @@ class Trainer:
         if config.activation_checkpointing:
             for module in self.lanes.modules:
                 recompute(module)
+        if config.precision == "bfloat16":
+            for module in self.lanes.modules:
+                precision.lower(module)
         if config.compile:
             generated.check(self.family, config, crew.world if crew else 1)
             self.generated = {id(module): generated.generated(module) for module in self.lanes.modules}
@@ -192,7 +195,7 @@ class Trainer:
     @torch.no_grad()
     def check(self) -> float | None:
         """Mean held-out loss of the average, on fixed items and draws; remembers the best weights when asked to."""
-        if self.held_out is None or len(self.family.phases) != 1:
+        if self.held_out is None or not compares(self.family):
             return None
         module = self.ema.module if self.ema else self.family
         value = self.lanes.tell(held_out_loss(module, self.held_out, each=self.lanes.each))

@@ -1,0 +1,108 @@
+"""Products in bfloat16: near the float32 numbers, inside the nets and in training alone, and as exact to restart as anything else."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.small import CASES, NAMES, trainer, whole_state, write
+from torch import nn
+
+from morphogen.errors import UsageError
+from morphogen.nets.net import Net
+from morphogen.training import precision
+from morphogen.training.muon import Muon, orthogonal
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    write(folder)
+    return folder
+
+
+FAST = ("pictures-diffusion", "pictures-gan", "rows-masked", "lines-autoregressive")  # every net
+TRIED = [pytest.param(case, marks=() if name in FAST else pytest.mark.slow, id=name) for case, name in zip(CASES, NAMES, strict=True)]
+
+
+@pytest.mark.parametrize("case", TRIED)
+def test_losses_are_near_those_in_float32_and_a_stop_changes_nothing(data: Path, tmp_path: Path, case: tuple[str, str]) -> None:
+    """In two lanes, windows and with drop-out: four steps, beside two, a stop and two more."""
+    how: dict[str, Any] = {"dropout": 0.2, "lanes": 2, "windows": 2, "steps": 4}
+    exact, whole = trainer(data, case, **how), trainer(data, case, precision="bfloat16", **how)
+    logs = [(exact.step(), whole.step()) for _ in range(2)]  # what starts at zero answers alike in the first
+    assert any(a != b for a, b in zip(*(log.values() for log in logs[1]), strict=True)), "nothing was worked out in bfloat16"
+    for a, b in logs:
+        assert all(b[k] == pytest.approx(a[k], rel=0.05, abs=0.02) for k in a), (a, b)
+    whole.save(tmp_path)
+    again = trainer(data, case, precision="bfloat16", **how)
+    assert again.load(tmp_path) == []
+    for run in (whole, again):
+        run.step(), run.step()
+    ends = whole_state(whole), whole_state(again)
+    assert ends[0].keys() == ends[1].keys() and all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())
+    assert all(v.dtype != torch.bfloat16 for v in ends[0].values()), "what is kept is float32"
+
+
+class Linear(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(8, 8), torch.float32
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        self.seen = y.dtype
+        return y
+
+
+def test_only_nets_and_only_in_training() -> None:
+    net, outside = Linear(), nn.Linear(8, 8)
+    module, x = nn.ModuleList([net, outside]), torch.randn(3, 8)
+    precision.lower(module)
+    precision.lower(module)  # twice is once
+    assert net(x).dtype == torch.float32 and net.seen == torch.bfloat16
+    net(x).sum().backward()
+    assert net.layer.weight.grad is not None and net.layer.weight.grad.dtype == torch.float32
+    assert "forward" not in vars(outside)
+    with torch.no_grad():
+        net(x)
+    assert net.seen == torch.float32
+    net.eval()(x)
+    assert net.seen == torch.float32
+
+
+def test_wide_nets_where_there_are_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, wide = nn.Linear(8, 8), nn.Linear(2000, 1000)
+    for units, wanted in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(precision, "has_units", lambda kind, units=units: units)
+        assert precision.precision_for(wide, "cpu") == wanted and precision.precision_for(narrow, "cpu") == "float32"
+
+
+def test_units_of_a_processor_as_torch_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for can, wanted in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True, "avx2": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
+        assert precision.has_units("cpu") is wanted
+    assert precision.has_units("mps") is False
+
+
+def test_an_unknown_precision_is_refused_in_one_line(data: Path) -> None:
+    assert precision.checked("") == "float32"
+    with pytest.raises(UsageError, match="unknown training.precision 'float16'"):
+        trainer(data, CASES[0], precision="float16")
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 48), (2, 24, 200), (2, 200, 24)])
+def test_orthogonal_in_bfloat16(shape: tuple[int, ...]) -> None:
+    g = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    whole, low = orthogonal(g), orthogonal(g.bfloat16()).float()
+    assert float((whole - low).norm() / whole.norm()) < 0.08
+    values = torch.linalg.svdvals(low)
+    assert 0.5 < float(values.min()) and float(values.max()) < 1.3
+
+
+def test_muon_in_bfloat16_keeps_float32() -> None:
+    weight = nn.Parameter(torch.randn(16, 32))
+    weight.grad = torch.randn(16, 32)
+    Muon([weight], 0.01, half=True).step()
+    assert weight.dtype == torch.float32 and torch.isfinite(weight).all()
