@@ -306,8 +306,7 @@ class Family(Protocol):
 
     Class: `accepts` (Space types), `Config` and `Sampling` dataclasses. Instance: `space`, `config` (every derived
     value filled in), `infill` ("none" | "prefix" | "any"), `phases` (() for classical families, which have `fit`).
-    A class whose loss is not one graph for torch.compile says `compiles = False`. A family of which two sides play against each
-    other says `game = True`: its losses tell nothing about how good it is.
+    Class: `compiles = False` when the loss is not one graph for torch.compile, `game = True` when two sides' losses tell no quality.
     """
 
     accepts: ClassVar[tuple[type, ...]]

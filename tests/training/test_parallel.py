@@ -210,12 +210,12 @@ def alone(name: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
 def same_as_one(folder: Path, kind: str, name: str) -> None:
     """ddp: two lanes of one process do the same sums in the same order, so all is equal to the bit.
 
-    fsdp: gradients are equal too, but the norm that clips them is summed by parts: 1e-5 leaves room for that and for Adam.
+    fsdp: gradients are equal too, but the norm that clips them is summed by parts: 3e-5 leaves room for that and for Adam.
     """
     logs, state = alone(name)
     theirs = load_file(folder / f"{kind}.{name}.safetensors")
     assert theirs.keys() == state.keys()
-    rtol, atol = (0.0, 0.0) if kind == "ddp" else (1e-5, 1e-5)
+    rtol, atol = (0.0, 0.0) if kind == "ddp" else (1e-5, 3e-5)
     for log, other in zip(logs, json.loads((folder / f"{kind}.{name}.json").read_text()), strict=True):
         assert log == pytest.approx(other, rel=1e-5)
     for key, value in state.items():

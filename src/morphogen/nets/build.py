@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from morphogen.config import SIZES, NetConfig
 from morphogen.contracts import Cond, Given
 from morphogen.errors import UsageError, suggest
-from morphogen.nets.net import Net
+from morphogen.nets.net import net
 from morphogen.spaces import Array, Space, Tokens, describe
 
 Arm = Literal["unet", "encoder", "decoder", "mlp", "transformer", "pooled"]
@@ -120,7 +120,8 @@ def build_net(config: NetConfig, source: Space, target: Space, *, cond: int = 0,
     raise UsageError(f"no net leads from {describe(source)} to {describe(target)}")
 
 
-class Pooled(Net):
+@net
+class Pooled(nn.Module):
     """Ids (B, L) -> (B, D): a bidirectional transformer whose outputs are averaged over the real positions."""
 
     def __init__(self, config: NetConfig, source: Tokens, target: Array, *, cond: int = 0, sequence: bool = False,

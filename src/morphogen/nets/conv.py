@@ -16,7 +16,7 @@ from morphogen.contracts import Cond
 from morphogen.errors import UsageError
 from morphogen.nets.blocks import conv, edge, patchify, unpatchify, zero
 from morphogen.nets.dropout import drop
-from morphogen.nets.net import Net
+from morphogen.nets.net import net
 from morphogen.spaces import Array, describe
 
 COARSEST = 4  # an encoder to a vector stops halving an axis at this extent
@@ -92,7 +92,8 @@ def _plan(config: NetConfig, fine: Array, coarse: Array) -> tuple[list[tuple[int
     return path, [width * min(2**i, 4) for i in range(len(path))], patch
 
 
-class ConvEncoder(Net):
+@net
+class ConvEncoder(nn.Module):
     """(B, C, *space) -> (B, D) for a vector target or (B, c, *grid) for a coarser grid.
 
     `config.levels` bounds the resolutions on the way to a vector (0 = until 4 a side), `config.patch` pixels enter as one.
@@ -125,7 +126,8 @@ class ConvEncoder(Net):
         return self.leave(h.flatten(1) if self.vector else h)
 
 
-class ConvDecoder(Net):
+@net
+class ConvDecoder(nn.Module):
     """(B, D) or (B, c, *grid) -> (B, C, *space): the mirror of `ConvEncoder`, upsampling by nearest neighbours."""
 
     def __init__(self, config: NetConfig, source: Array, target: Array, *, cond: int = 0) -> None:

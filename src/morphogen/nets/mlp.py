@@ -9,7 +9,7 @@ from morphogen.config import NetConfig
 from morphogen.contracts import Cond, Given
 from morphogen.nets.blocks import Embedding, FiLM, edge, quiet, zero
 from morphogen.nets.dropout import drop
-from morphogen.nets.net import Net
+from morphogen.nets.net import net
 
 
 class Block(nn.Module):
@@ -29,7 +29,8 @@ class Block(nn.Module):
         return h + self.down(drop(F.silu(self.up(r)), self.dropout, self.training))
 
 
-class MLP(Net):
+@net
+class MLP(nn.Module):
     """(B, D) -> (B, out). Time and Cond.vector modulate every block; with `given`, known values come in beside x.
 
     A net of noise levels (`time`) starts at output 0, so a preconditioned denoiser starts at its skip; others start as usual.

@@ -1,11 +1,21 @@
-"""What every architecture is: one thing from which training knows where a net begins and ends."""
+"""The mark of a whole net, from which training knows where one begins and ends."""
 from __future__ import annotations
+
+from typing import TypeVar
 
 from torch import nn
 
+Kind = TypeVar("Kind", bound=type[nn.Module])
 
-class Net(nn.Module):
-    """A whole net, called as net(x, time=, cond=, given=, mask=, cache=) and giving one tensor; losses are made of it outside.
+
+def net(kind: Kind) -> Kind:
+    """The class of a whole net, called as net(x, time=, cond=, given=, mask=, cache=), that gives one tensor; losses are made outside.
 
     Put around it from outside: `training.precision`.
     """
+    kind.is_net = True  # type: ignore[attr-defined]
+    return kind
+
+
+def is_net(module: nn.Module) -> bool:
+    return getattr(type(module), "is_net", False)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from morphogen.contracts import Cond
 from morphogen.nets.architecture import Architecture
 from morphogen.nets.attention import Cache
-from morphogen.nets.net import Net
+from morphogen.nets.net import net
 from morphogen.nets.transformer import Transformer
 
 
-class EncoderDecoder(Net):
+@net
+class EncoderDecoder(nn.Module):
     """ids (B, L) given a source (B, S) -> logits (B, L, vocab). `a` is the architecture of both, `depth` the decoder's layers."""
 
     def __init__(self, vocab: int, length: int, a: Architecture, *, depth: int) -> None:

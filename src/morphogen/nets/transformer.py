@@ -20,7 +20,7 @@ from morphogen.nets.attention import Around, Attention, Cache, CrossAttention, K
 from morphogen.nets.dropout import drop
 from morphogen.nets.feedforward import ACTS, feedforward, norm
 from morphogen.nets.grid import Grid
-from morphogen.nets.net import Net
+from morphogen.nets.net import net
 from morphogen.nets.positions import Distance, drawn, rotation
 
 __all__ = ["SIZES", "Architecture", "KVCache", "Transformer", "architecture", "resolve"]
@@ -120,7 +120,8 @@ class Signal(nn.Module):
         return None if total is None else total[:, None]
 
 
-class Transformer(Net):
+@net
+class Transformer(nn.Module):
     """Ids (B, L) below `vocab` -> logits (B, L, out).
 
     `length`: the longest L, or the shape of the grid that positions lie on row by row. `cond`: width of Cond.vector

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from morphogen.config import NetConfig
 from morphogen.contracts import Cond, Given
 from morphogen.nets.blocks import CrossAttention, Down, Embedding, ResBlock, SelfAttention, Up, conv, edge, norm, patchify, unpatchify, zero
-from morphogen.nets.net import Net
+from morphogen.nets.net import net
 
 ATTEND = 256  # self-attention where a level has at most this many positions: its cost grows with their square
 
 
-class UNet(Net):
+@net
+class UNet(nn.Module):
     """Residual blocks down and up again with skips between (Ronneberger et al. 2015, blocks of Dhariwal and Nichol 2021).
 
     (B, C, *space) -> (B, out, *space). Pixels enter `patch` a side as one position, so the costly first resolution is

@@ -64,13 +64,14 @@ def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
     """About U V' of g = U S V' (..., m, n), by `steps` of the quintic Newton-Schulz iteration: singular values end in 0.7 .. 1.2.
 
     X <- P X with P = a I + b A + c A A, A = X X' and Jordan's coefficients, on the smaller side. Where the other side is much
-    longer (convolutions), the P alone are multiplied: they are polynomials of the first A and commute, so A <- P A P.
+    longer (convolutions), the P alone are multiplied: they are polynomials of the first A and commute, so A <- P A P. In bfloat16
+    they do not commute well enough: matrices of low rank, as gradients are, come out a million times too large.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.shape[-2] > g.shape[-1]
     x = (g.mT if tall else g).flatten(0, -3) if g.ndim > 2 else (g.mT if tall else g)[None]
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    if x.shape[2] < LONG * x.shape[1]:
+    if x.shape[2] < LONG * x.shape[1] or x.dtype != torch.float32:
         for _ in range(steps):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
