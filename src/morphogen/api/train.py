@@ -329,9 +329,8 @@ class Job:
                 self.watch.say(line, "warn")
             crew.once(lambda: run.cut_log(trainer.steps))
             self.watch.say(f"resumed at step {trainer.steps} of {trainer.config.steps}")
-        self.watch.say(
-            f"training {trainer.config.steps:,} steps of {trainer.config.batch} items, {model.parameters():,} parameters", "head"
-        )
+        how = f"{model.parameters():,} parameters" + (", products in bfloat16" if trainer.config.precision == "bfloat16" else "")
+        self.watch.say(f"training {trainer.config.steps:,} steps of {trainer.config.batch} items, {how}", "head")
         hook = Hook(run, preview, self.watch, pace) if crew.first else Follower(paced=plan.training.steps == 0)
         trainer.run(hook, save_to=run.path / "state", warn=lambda line: self.watch.say(line, "warn"))
         model.family.load_state_dict(trainer.final())

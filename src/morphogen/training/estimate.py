@@ -20,8 +20,9 @@ from morphogen.training.precision import lower
 from morphogen.training.recompute import recompute
 
 # Fitted to benchmarks/estimates.py: resident memory is more than the tensors that live.
-BASE = 105 << 20  # what torch's kernels, threads and caches take at their first use
+BASE = 95 << 20  # what torch's kernels, threads and caches take at their first use
 SLACK = 1.45  # what the allocator's arenas keep of a step (one a lane), and copies in other layouts that kernels make inside
+TRIED = 256 << 20  # the largest peak that is tried out
 FEW = 4  # items a window below which kernels are slower than working blocks out twice
 ARENA = 72 << 20  # addresses (not memory) that a thread's stack and heap reserve
 
@@ -70,37 +71,53 @@ def _tensors(value: Any) -> list[Tensor]:
 class Memory:
     """Bytes beyond what the process holds before the first step.
 
-    `kept`: average, best copy, optimisers. `item`: (bytes for a window of no items, bytes an item) of one lane at the peak of a
-    step. `weights`: those that are trained. `state`: what a checkpoint holds.
+    `kept`: average, best copy, optimisers. `window`: (items, bytes at the peak of a step) of one lane's window, at two numbers of
+    items or more, ascending. `weights`: those that are trained. `state`: what a checkpoint holds.
     """
 
     kept: int
-    item: tuple[float, float]
+    window: tuple[tuple[int, float], ...]
     weights: int
     state: int
 
     def step(self, config: TrainConfig) -> float:
         """The peak within a step: every lane's window at once, or all gradients and what the optimiser puts beside them."""
-        rows = -(-config.batch // (config.lanes * config.windows))
-        fixed, each = self.item
-        return max(config.lanes * (fixed + each * rows), 2.0 * self.weights)
+        return max(config.lanes * self.of_window(rows(config)), 2.0 * self.weights)
+
+    def of_window(self, n: float) -> float:
+        """The peak of a window of n items: on straight lines between what was measured, and on along the last one."""
+        last = len(self.window) - 1
+        at = next((i for i in range(1, last) if n <= self.window[i][0]), last)
+        (few, low), (many, high) = self.window[at - 1], self.window[at]
+        return max(0.0, low + (high - low) * (n - few) / (many - few))
 
     def peak(self, config: TrainConfig) -> int:
         """The most at any time. What a step leaves in the allocator's arenas is not given back while a checkpoint is written."""
         return int(BASE + self.kept + self.state + SLACK * self.step(config))
 
 
+def rows(config: TrainConfig) -> int:
+    """Items in one lane's window."""
+    return -(-config.batch // (config.lanes * config.windows))
+
+
 def measure(family: Any, data: Dataset, config: TrainConfig) -> Memory:
-    """What a run of this family, data and config will hold. Two small steps are tried on a replica; nothing of the run changes."""
+    """What a run of this family, data and config will hold. Small steps are tried on a replica; nothing of the run changes.
+
+    What lives at the peak is gradients for few items and activations for many, so windows grow until one is as large as the
+    run's, or as would fill much of the memory there is.
+    """
     trained = sum(p.numel() * p.element_size() for p in family.parameters() if p.requires_grad)
     buffers = sum(b.numel() * b.element_size() for b in family.buffers())
     copies = int(bool(config.ema)) + int(config.keep == "best")
     moments = 1 if config.optimiser == "muon" else 2
     kept = copies * (trained + buffers) + moments * trained
-    few, many = 1, min(4, max(2, config.batch))
-    low, high = (_step(family, data, n, config) for n in (few, many))
-    each = max(0.0, (high - low) / (many - few))
-    return Memory(kept, (max(0.0, low - each * few), each), trained, kept + trained + buffers)
+    whole, room = max(2, rows(config)), min(TRIED, available() // 8)
+    window = [(1, float(_step(family, data, 1, config)))]
+    while window[-1][0] < whole and (len(window) < 2 or 4 * window[-1][1] < room):
+        n = min(4 * window[-1][0], whole)
+        window.append((n, float(max(window[-1][1], _step(family, data, n, config)))))
+    return Memory(kept, tuple(window), trained, kept + trained + buffers)
 
 
 def _step(family: Any, data: Dataset, n: int, config: TrainConfig) -> int:

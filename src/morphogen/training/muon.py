@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 LONG = 4  # a side so many times the other is multiplied twice instead of ten times
+TOGETHER = 1 << 20  # numbers in matrices that are worked on at once: the iteration holds half a dozen copies of them
 EDGE = 16  # matrices with a side below this are the ends of a net (a few channels in or out): nothing to orthogonalise
 
 
@@ -28,22 +30,27 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient. Matrices of one shape are worked on together: small ones wait on calls."""
+        """One update of every parameter that has a gradient. Small matrices of one shape are worked on together: they wait on calls."""
         for group in self.param_groups:
-            alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
+            alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                mean = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                wanted = p.grad.lerp(mean, group["momentum"]).flatten(1).to(self.dtype)
-                alike.setdefault(tuple(wanted.shape), []).append((p, wanted))
+                if p.grad is not None:
+                    alike.setdefault(tuple(p.flatten(1).shape), []).append(p)
             for shape, found in alike.items():
-                for (p, _), update in zip(found, orthogonal_all([wanted for _, wanted in found])):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.view_as(p), alpha=-0.2 * group["lr"] * max(shape) ** 0.5)
+                n = max(1, TOGETHER // prod(shape))
+                for some in (found[i : i + n] for i in range(0, len(found), n)):
+                    for p, update in zip(some, orthogonal_all([self._wanted(p, group["momentum"]) for p in some]), strict=True):
+                        p.mul_(1 - group["lr"] * group["weight_decay"])
+                        p.add_(update.view_as(p), alpha=-0.2 * group["lr"] * max(shape) ** 0.5)
+
+    def _wanted(self, p: nn.Parameter, momentum: float) -> Tensor:
+        """(m, n) the Nesterov momentum of a gradient, after it was noted."""
+        assert p.grad is not None
+        state = self.state[p]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(p)
+        mean = state["momentum"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(mean, momentum).flatten(1).to(self.dtype)
 
 
 def orthogonal_all(gs: list[Tensor]) -> list[Tensor]:
