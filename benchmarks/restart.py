@@ -44,11 +44,11 @@ def data_in(folder: Path) -> dict[str, Path]:
 
 
 def learn(case: tuple[str, str], data: dict[str, Path], out: Path, *, lanes: int) -> None:
-    """Begin a run or go on with it."""
+    """Begin a run or go on with it; in two lanes with products in bfloat16."""
     from morphogen import api
 
     name, family = case
-    training = {"previews": 1, "checks": 3, "batch": 8, "lanes": lanes, "keep": "best"}
+    training = {"previews": 1, "checks": 3, "batch": 8, "lanes": lanes, "keep": "best", "precision": ("float32", "bfloat16")[lanes - 1]}
     if family == "lora":
         api.tune(data["base"], data[name], out, steps=STEPS, seed=1, resume=True, options={"training": training, "lora": {"dropout": 0.1}})
         return

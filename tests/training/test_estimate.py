@@ -68,7 +68,7 @@ def test_copies_are_counted() -> None:
 
 def test_refused_with_the_smallest_change_that_fits() -> None:
     """Windows first; then blocks are worked out twice, before windows of few items; then a smaller net."""
-    memory, light = (Memory(0, ((1, each), (4, 4 * each)), 0, 0) for each in (2.0**20, 2.0**17))
+    memory, light = (Memory(0, ((1, each, 0.0), (4, 4 * each, 0.0)), 0, 0) for each in (2.0**20, 2.0**17))
     config = TrainConfig(batch=1024, lanes=2)
     assert check(memory, config, 4 << 30, lambda: light, "") > 1 << 30
 
@@ -110,6 +110,17 @@ def test_what_few_items_hide_is_found() -> None:
     assert memory.window[-1][0] == n and memory.of_window(n) > 2 * line
     assert all(a[0] < b[0] and a[1] <= b[1] for a, b in zip(memory.window, memory.window[1:]))
     assert memory.of_window(2 * n) > 1.5 * memory.of_window(n)
+    # where no more than four items are tried, what waits for the way back tells of the bend
+    few = dataclasses.replace(memory, window=memory.window[:2])
+    assert 0.6 * memory.of_window(n) < few.of_window(n) < 1.4 * memory.of_window(n)
+
+
+def test_products_in_bfloat16_hold_less() -> None:
+    kind, space = resolve("family", "diffusion"), Array((1, 32, 32))
+    model = Model(Plain(space), kind(space, {}, config_of(kind.Config, {"net": {"size": "tiny", "width": 64}})))
+    data = Dataset(model, [Item(row.numpy()) for row in torch.randn(8, 1, 32, 32)])
+    low, whole = (measure(model.family, data, TrainConfig(batch=8, lanes=1, precision=p)) for p in ("bfloat16", "float32"))
+    assert low.of_window(8) < 0.95 * whole.of_window(8) and low.kept == whole.kept
 
 
 def test_control_groups_are_asked(tmp_path: Path) -> None:

@@ -63,6 +63,16 @@ def test_generated_code_learns_the_same(data: Path, tmp_path: Path, case: tuple[
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("case", [("pictures", "diffusion"), ("lines", "autoregressive")])
+def test_generated_code_in_bfloat16(data: Path, case: tuple[str, str]) -> None:
+    """Near what is worked out operation by operation: both round, at different places."""
+    plain, other = (trainer(data, case, lanes=2, compile=on, precision="bfloat16") for on in (False, True))
+    for _ in range(3):
+        one, two = plain.step(), other.step()
+        assert all(two[k] == pytest.approx(one[k], rel=0.03, abs=0.01) for k in one), (one, two)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 8, 8)])
 def test_generated_code_draws_the_same(shape: tuple[int, ...]) -> None:
     """A hash in generated code is the same hash: its products overflow on purpose, which a compiler of indices must not undo."""

@@ -68,6 +68,8 @@ CASES = {
     "gan.picture": Case("gan", PICTURE),
     "diffusion.picture": Case("diffusion", PICTURE),
     "flow.picture": Case("flow", PICTURE, training={"windows": 2, "activation_checkpointing": True}),
+    "autoregressive.half": Case("autoregressive", TEXT, training={"optimiser": "muon", "windows": 2, "precision": "bfloat16"}),
+    "diffusion.half": Case("diffusion", PICTURE, training={"optimiser": "muon", "precision": "bfloat16"}),
 }
 
 
@@ -215,9 +217,10 @@ def same_as_one(folder: Path, kind: str, name: str) -> None:
     logs, state = alone(name)
     theirs = load_file(folder / f"{kind}.{name}.safetensors")
     assert theirs.keys() == state.keys()
-    rtol, atol = (0.0, 0.0) if kind == "ddp" else (1e-5, 3e-5)
+    near = 1e-5 if not name.endswith(".half") else 2e-3  # the last digit of a float32 may turn the last of a bfloat16
+    rtol, atol = (0.0, 0.0) if kind == "ddp" else (near, 3 * near)
     for log, other in zip(logs, json.loads((folder / f"{kind}.{name}.json").read_text()), strict=True):
-        assert log == pytest.approx(other, rel=1e-5)
+        assert log == pytest.approx(other, rel=near)
     for key, value in state.items():
         torch.testing.assert_close(theirs[key], value, rtol=rtol, atol=atol, msg=lambda m, key=key: f"{key}: {m}")
 

@@ -66,7 +66,7 @@ def train(
         if parent is not None and not parent.finished():
             raise FormatError("the bridge run is not finished", where=bridge, remedy="train it to its end first")
         recorded = {} if fresh else Run.load(out).recipe
-        wishes = recorded_wishes(recorded) if recorded else _over(recipe, own) if recipe else own
+        wishes = recorded_wishes(recorded, begun=True) if recorded else _over(recipe, own) if recipe else own
         recall_worked_out(out)
         again = recorded.get("data", {}).get("bridge")
         plan = make_plan(data, **wishes, parent=Run.load(again) if again else parent, tell=watch.progress)
@@ -130,15 +130,18 @@ def _over(recipe: str | Path, own: dict[str, Any]) -> dict[str, Any]:
     return {**theirs, **said, "options": options}
 
 
-def recorded_wishes(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The wishes that lead to the same plan again: what was derived is now given. Missing sections wish for nothing."""
+def recorded_wishes(recipe: dict[str, Any], begun: bool = False) -> dict[str, Any]:
+    """The wishes that lead to the same plan again: what was derived is now given. Missing sections wish for nothing.
+
+    `begun`: of a run that goes on; if its recipe names no precision, there was no choice when it began.
+    """
     training, family, data = recipe.get("training", {}), recipe.get("family", {}), recipe.get("data", {})
     config = dict(family.get("config", {}))
     net = config.pop("net", {})
     options = {
         "codec": recipe.get("codec", {}).get("config", {}),
         "family": config,
-        "training": {k: v for k, v in training.items() if k != "steps"},
+        "training": {**({"precision": "float32"} if begun else {}), **{k: v for k, v in training.items() if k != "steps"}},
     }
     if net:
         options["net"] = net
@@ -249,14 +252,16 @@ class Job:
         """Fill in the batch, the lanes and the precision where nobody said them."""
         from morphogen.training.lanes import lanes_for
         from morphogen.training.optim import TOKENS, batch_size
-        from morphogen.training.precision import precision_for
+        from morphogen.training.precision import has_units, precision_for
 
         if not self.plan.training.batch:
             length = None if dataset.lengths is None else float(dataset.lengths.double().mean())
             tokens = TOKENS[self.device.partition(":")[0]]
             self.plan.training = dataclasses.replace(self.plan.training, batch=batch_size(model.family.space, length, tokens))
         lanes = self.plan.training.lanes or (lanes_for(self.device) if self.crew.world == 1 else 1)
-        precision = self.plan.training.precision or precision_for(model.family, self.device)
+        precision = self.plan.training.precision or self.crew.once(lambda: precision_for(model.family, self.device))
+        if precision == "bfloat16" and not has_units(self.device.partition(":")[0]):
+            self.watch.say("products in bfloat16 are slow on this machine; --set training.precision=float32 is not", "warn")
         self.plan.training = dataclasses.replace(self.plan.training, lanes=lanes, precision=precision)
 
     def fits(self, model: Any, dataset: Any, net: dict[str, Any] | None = None) -> None:

@@ -32,6 +32,7 @@ from morphogen.training.held_out import held_out_loss
 from morphogen.training.lanes import lanes_for
 from morphogen.training.optim import TrainConfig
 from morphogen.training.pace import Pace
+from morphogen.training.precision import precision_for
 from morphogen.training.split import split
 from morphogen.training.trainer import Trainer
 from morphogen.trust.provenance import hash_file
@@ -164,6 +165,7 @@ class Tuning:
                 config = dataclasses.replace(config, steps=asked["steps"])
             elif not config.steps and not asked["minutes"]:
                 config = dataclasses.replace(config, steps=PASSES * -(-data.n // config.batch))
+            config = dataclasses.replace(config, precision=config.precision or precision_for(model.family, self.device))
         fits(model.family, data, config, self.watch.say)
         return Trainer(model, data, config, seed=int(asked["seed"]), held_out=held)
 

@@ -71,7 +71,7 @@ class Mixture(nn.Module):
             row, column = (expert == e).nonzero(as_tuple=True)
             y = flat[row]
             y = F.linear(self.act(F.linear(y, self.gate_proj[e])) * F.linear(y, self.up_proj[e]), self.down_proj[e])
-            out = out.index_add(0, row, y * share[row, column, None].to(y.dtype))
+            out = out.index_add(0, row, (y * share[row, column, None].to(y.dtype)).to(out.dtype))
         return out.view_as(x)
 
 

@@ -70,8 +70,12 @@ class Block(nn.Module):
         return self.post_attention_layernorm(h + self.drop(self.mlp(h)))
 
 
+@net
 class Vocabulary(nn.Module):
-    """Ids -> vectors, and vectors -> logits. One module for both, since a tied matrix may be used in its owner's forward only."""
+    """Ids -> vectors, and vectors -> logits; called on its own where only some logits are wanted.
+
+    One module for both, since a tied matrix may be used in its owner's forward only.
+    """
 
     def __init__(self, vocab: int, out: int, a: Architecture) -> None:
         super().__init__()

@@ -16,13 +16,13 @@ from morphogen.errors import ResourceError
 from morphogen.training.data import Dataset
 from morphogen.training.lanes import shared
 from morphogen.training.optim import TrainConfig
-from morphogen.training.precision import lower
+from morphogen.training.precision import use
 from morphogen.training.recompute import recompute
 
 # Fitted to benchmarks/estimates.py: resident memory is more than the tensors that live.
 BASE = 95 << 20  # what torch's kernels, threads and caches take at their first use
 SLACK = 1.45  # what the allocator's arenas keep of a step (one a lane), and copies in other layouts that kernels make inside
-TRIED = 256 << 20  # the largest peak that is tried out
+TRIED = 256 << 20  # what is tried out holds about so much at most between forward and back
 FEW = 4  # items a window below which kernels are slower than working blocks out twice
 ARENA = 72 << 20  # addresses (not memory) that a thread's stack and heap reserve
 
@@ -71,12 +71,12 @@ def _tensors(value: Any) -> list[Tensor]:
 class Memory:
     """Bytes beyond what the process holds before the first step.
 
-    `kept`: average, best copy, optimisers. `window`: (items, bytes at the peak of a step) of one lane's window, at two numbers of
-    items or more, ascending. `weights`: those that are trained. `state`: what a checkpoint holds.
+    `kept`: average, best copy, optimisers. `window`: (items, bytes at the peak of a step, bytes between forward and back) of one
+    lane's window, at two numbers of items or more, ascending. `weights`: those that are trained. `state`: what a checkpoint holds.
     """
 
     kept: int
-    window: tuple[tuple[int, float], ...]
+    window: tuple[tuple[int, float, float], ...]
     weights: int
     state: int
 
@@ -85,11 +85,14 @@ class Memory:
         return max(config.lanes * self.of_window(rows(config)), 2.0 * self.weights)
 
     def of_window(self, n: float) -> float:
-        """The peak of a window of n items: on straight lines between what was measured, and on along the last one."""
+        """The peak of a window of n items: on straight lines between what was measured, and on along the last one.
+
+        For few items gradients are the peak, which are the same for any number; what waits for the way back grows from the first.
+        """
         last = len(self.window) - 1
         at = next((i for i in range(1, last) if n <= self.window[i][0]), last)
-        (few, low), (many, high) = self.window[at - 1], self.window[at]
-        return max(0.0, low + (high - low) * (n - few) / (many - few))
+        (few, *low), (many, *high) = self.window[at - 1], self.window[at]
+        return max(0.0, *(a + (b - a) * (n - few) / (many - few) for a, b in zip(low, high, strict=True)))
 
     def peak(self, config: TrainConfig) -> int:
         """The most at any time. What a step leaves in the allocator's arenas is not given back while a checkpoint is written."""
@@ -104,8 +107,7 @@ def rows(config: TrainConfig) -> int:
 def measure(family: Any, data: Dataset, config: TrainConfig) -> Memory:
     """What a run of this family, data and config will hold. Small steps are tried on a replica; nothing of the run changes.
 
-    What lives at the peak is gradients for few items and activations for many, so windows grow until one is as large as the
-    run's, or as would fill much of the memory there is.
+    Windows grow until one is as large as the run's, or what the next one holds would be more than `TRIED` or much of what is free.
     """
     trained = sum(p.numel() * p.element_size() for p in family.parameters() if p.requires_grad)
     buffers = sum(b.numel() * b.element_size() for b in family.buffers())
@@ -113,26 +115,25 @@ def measure(family: Any, data: Dataset, config: TrainConfig) -> Memory:
     moments = 1 if config.optimiser == "muon" else 2
     kept = copies * (trained + buffers) + moments * trained
     whole, room = max(2, rows(config)), min(TRIED, available() // 8)
-    window = [(1, float(_step(family, data, 1, config)))]
-    while window[-1][0] < whole and (len(window) < 2 or 4 * window[-1][1] < room):
-        n = min(4 * window[-1][0], whole)
-        window.append((n, float(max(window[-1][1], _step(family, data, n, config)))))
+    window = [(1, *_step(family, data, 1, config))]
+    while window[-1][0] < whole and (len(window) < 2 or 4 * window[-1][2] < room):
+        n, before = min(4 * window[-1][0], whole), window[-1][1:]
+        window.append((n, *map(max, before, _step(family, data, n, config))))
     return Memory(kept, tuple(window), trained, kept + trained + buffers)
 
 
-def _step(family: Any, data: Dataset, n: int, config: TrainConfig) -> int:
-    """The peak of bytes that a forward and a backward pass of n items make, the largest phase."""
+def _step(family: Any, data: Dataset, n: int, config: TrainConfig) -> tuple[float, float]:
+    """The peak of bytes that a forward and a backward pass of n items make, and the bytes between the two; the largest phase's."""
     ids = torch.arange(data.n) if data.lengths is None else data.lengths.argsort(descending=True)
     # of ragged items those of usual length: a batch holds equally many tokens, whatever its items
     ids = ids[len(ids) // 2 :] if data.lengths is not None else ids
     ids = ids[torch.arange(n) % len(ids)]
-    peak = 0
+    peak = between = 0
     for phase in family.phases:
         replica = shared(family).train()
         if config.activation_checkpointing:
             recompute(replica)
-        if config.precision == "bfloat16":
-            lower(replica)
+        use(replica, config.precision)
         for module in replica.modules():
             for name, buffer in module._buffers.items():
                 module._buffers[name] = None if buffer is None else buffer.clone()
@@ -140,9 +141,11 @@ def _step(family: Any, data: Dataset, n: int, config: TrainConfig) -> int:
             p.requires_grad_(p.requires_grad and name.startswith(phase.params))
         with Living() as living:
             loss = replica(data.batch(ids, ids), phase.name)
+            between = max(between, living.now)
             loss.total.backward()
         peak = max(peak, living.peak)
-    return peak
+        replica.zero_grad(set_to_none=True)  # a net with another forward is a ring, which waits for the collector
+    return float(peak), float(between)
 
 
 # ---------------------------------------------------------------- what there is

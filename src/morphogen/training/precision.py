@@ -17,7 +17,7 @@ from morphogen.nets.net import is_net
 
 KINDS = ("float32", "bfloat16")
 # below it casts cost more than products gain. Steps on two AVX512 cores, milliseconds in float32 and bfloat16: 0.13M 17 and 21,
-# 0.5M 64 and 60, 0.7M 45 and 49, 5M 570 and 460, 7M 670 and 410, 13M 1,330 and 1,030
+# 0.5M 64 and 60, 0.7M 45 and 49, 5M 577 and 387, 7M 513 and 335, 13M 1,311 and 529
 WIDE = 2_000_000
 
 
@@ -44,16 +44,24 @@ def has_units(kind: str) -> bool:
     return bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("amx_tile"))
 
 
-def lower(module: nn.Module) -> None:
-    """Let the nets of `module` work in bfloat16 where they train and gradients are wanted; what they give is float32 again."""
+def use(module: nn.Module, kind: str) -> None:
+    """Let the nets of `module` work in bfloat16 where they train and gradients are wanted, or in float32 again.
+
+    What a net gives is float32 either way, though no better than what its last product was worked out in.
+    """
     for net in module.modules():
-        if is_net(net) and "forward" not in vars(net):
-            net.forward = partial(_lower, net, net.forward)  # type: ignore[method-assign]
+        if not is_net(net):
+            continue
+        if kind == "bfloat16" and not hasattr(net, "precision"):
+            net.forward = partial(_in_its_precision, net, net.forward)  # type: ignore[method-assign]
+        if kind == "bfloat16" or hasattr(net, "precision"):
+            net.precision = kind  # type: ignore[assignment]
 
 
-def _lower(net: nn.Module, forward: Callable[..., Tensor], *args: Any, **more: Any) -> Tensor:
-    if not (net.training and torch.is_grad_enabled()):
+def _in_its_precision(net: nn.Module, forward: Callable[..., Tensor], *args: Any, **more: Any) -> Tensor:
+    if net.precision == "float32" or not (net.training and torch.is_grad_enabled()):
         return forward(*args, **more)
     kind = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
-    with torch.autocast(kind, torch.bfloat16):
+    # the cache of casts belongs to the process, and lanes are threads: one would clear another's
+    with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
         return forward(*args, **more).float()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Log = dict[str, Any]
 Hook = Callable[["Trainer", Log], object]
 Warn = Callable[[str], None]
+OTHER = "fool"  # the part of a loss that is the other side's of a game: the critic's falls when it runs away, this one rises
 
 
 class Trainer:
@@ -60,9 +61,8 @@ class Trainer:
         if config.activation_checkpointing:
             for module in self.lanes.modules:
                 recompute(module)
-        if config.precision == "bfloat16":
-            for module in self.lanes.modules:
-                precision.lower(module)
+        for module in self.lanes.modules:
+            precision.use(module, config.precision)
         if config.compile:
             generated.check(self.family, config, crew.world if crew else 1)
             self.generated = {id(module): generated.generated(module) for module in self.lanes.modules}
@@ -127,7 +127,7 @@ class Trainer:
             self.ema.update(self.steps)
         if not good:
             log["skipped"] = self.guard.skipped + 1
-        why, remedy = self.guard.note(self.steps, {name: log[name] for name in self.params if name in log}, good), ""
+        why, remedy = self.guard.note(self.steps, {name: log[name] for name in (*self.params, OTHER) if name in log}, good), ""
         if not why and good and isinstance(self.family, Ails) and (health := self.family.health()).share < COLLAPSED:
             why, remedy = health.words, health.remedy
         if why:
@@ -360,7 +360,7 @@ class Trainer:
         return {
             "torch": str(torch.__version__), "device": self.model.device.type, "cpu": torch.backends.cpu.get_cpu_capability(),
             "dtype": "+".join(dtypes), "lanes": self.lanes.world, "batch": self.config.batch, "seed": self.seed,
-            "data": self.data.fingerprint(), "compiled": self.config.compile,
+            "data": self.data.fingerprint(), "compiled": self.config.compile, "precision": self.config.precision,
         }  # fmt: skip
 
 
