@@ -45,7 +45,8 @@ def test_losses_are_near_those_in_float32_and_a_stop_changes_nothing(data: Path,
     again = trainer(data, case, precision="bfloat16", **how)
     assert again.load(tmp_path) == []
     for run in (whole, again):
-        run.step(), run.step()
+        run.step()
+        run.step()
     ends = whole_state(whole), whole_state(again)
     assert ends[0].keys() == ends[1].keys() and all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())
     assert all(v.dtype != torch.bfloat16 for v in ends[0].values()), "what is kept is float32"
@@ -57,11 +58,15 @@ def test_every_net_works_in_bfloat16_and_answers_in_float32(data: Path, case: tu
     nets = [m for m in run.family.modules() if is_net(m)]
     inside: list[set[torch.dtype]] = [set() for _ in nets]
     outside: list[torch.dtype] = []
+
+    def hear(seen: set[torch.dtype]) -> Any:
+        return lambda module, args, out: seen.add(out.dtype)
+
     for one, seen in zip(nets, inside, strict=True):
         one.register_forward_hook(lambda module, args, out: outside.append(out.dtype))
         for part in one.modules():
             if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d):
-                part.register_forward_hook(lambda module, args, out, seen=seen: seen.add(out.dtype))
+                part.register_forward_hook(hear(seen))
     run.step()
     assert nets and set(outside) == {torch.float32}
     worked = [seen for seen in inside if seen]

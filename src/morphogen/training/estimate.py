@@ -117,8 +117,10 @@ def measure(family: Any, data: Dataset, config: TrainConfig) -> Memory:
     whole, room = max(2, rows(config)), min(TRIED, available() // 8)
     window = [(1, *_step(family, data, 1, config))]
     while window[-1][0] < whole and (len(window) < 2 or 4 * window[-1][2] < room):
-        n, before = min(4 * window[-1][0], whole), window[-1][1:]
-        window.append((n, *map(max, before, _step(family, data, n, config))))
+        (few, least, less) = window[-1]
+        n = min(4 * few, whole)
+        peak, between = _step(family, data, n, config)
+        window.append((n, max(least, peak), max(less, between)))
     return Memory(kept, tuple(window), trained, kept + trained + buffers)
 
 
